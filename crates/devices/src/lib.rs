@@ -1,0 +1,3 @@
+//! Built-in virtio devices, one file each.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Shared memory: mappings, address-space snapshots, tables of atomics, spans of bytes.
+
+

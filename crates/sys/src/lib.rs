@@ -1,0 +1,3 @@
+//! The operating system: eventfds, memfds, sockets that carry file descriptors, epoll, ioctls.
+
+

@@ -1,0 +1,3 @@
+//! Codecs: bytes and counts of file descriptors to messages and back; no I/O.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! End-to-end tests: real software on both sides.
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Project tasks: check, test, bench, fuzz, the private root.
+#![forbid(unsafe_code)]
+fn main() {}
