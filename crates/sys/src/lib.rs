@@ -1,3 +1,1 @@
 //! The operating system: eventfds, memfds, sockets that carry file descriptors, epoll, ioctls.
-
-
