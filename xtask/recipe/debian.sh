@@ -1,0 +1,82 @@
+#!/bin/sh
+# Fills a fresh Debian 13 root with the software on the other side of the end-to-end tests. Runs
+# inside that root and takes the mirror from what debootstrap wrote there. Lines that start with
+# "==" are shown as progress.
+set -eu
+mirror=$(sed -n 's/^deb \([^ ]*\) .*/\1/p' /etc/apt/sources.list | head -n 1)
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+
+echo "== package lists"
+cat > /etc/apt/sources.list <<LISTS
+deb $mirror trixie main
+deb $mirror trixie-backports main
+LISTS
+cat > /etc/apt/apt.conf.d/10viaduct <<CONF
+APT::Install-Recommends "false";
+Acquire::Languages "none";
+Acquire::Retries "5";
+Dpkg::Use-Pty "0";
+CONF
+# A frozen or mirrored archive may carry an expired Release file; signatures are still checked.
+echo 'Acquire::Check-Valid-Until "false";' > /etc/apt/apt.conf.d/11frozen
+echo force-unsafe-io > /etc/dpkg/dpkg.cfg.d/unsafe-io
+printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
+chmod +x /usr/sbin/policy-rc.d
+apt-get -qq update
+
+echo "== QEMU from backports"
+apt-get -qq install -y -t trixie-backports \
+    qemu-system-x86 qemu-utils qemu-block-extra seabios ipxe-qemu >/dev/null
+
+echo "== daemons, User Mode Linux and the guests' tools"
+apt-get -qq install -y virtiofsd passt user-mode-linux busybox-static kmod fio iperf3 e2fsprogs \
+    iproute2 iputils-ping ethtool libblkio-dev gcc libc6-dev >/dev/null
+
+# dpdk-dev holds testpmd, but its dependencies conflict with QEMU's, so only its libraries are
+# installed and the program is taken out of the package.
+echo "== DPDK"
+libraries=$(apt-cache depends dpdk-dev | sed -n 's/^ *Depends: \(librte-.*\)$/\1/p')
+apt-get -qq install -y $libraries librte-net-vhost25 librte-net-virtio25 librte-bus-vdev25 \
+    librte-mempool-ring25 libpcap0.8t64 ibverbs-providers >/dev/null
+work=$(mktemp -d)
+chmod 755 "$work"
+cd "$work"
+apt-get -qq -o APT::Sandbox::User=root download dpdk-dev
+dpkg-deb -x dpdk-dev_*.deb dpdk
+install dpdk/usr/bin/dpdk-testpmd /usr/local/bin/
+ldd /usr/local/bin/dpdk-testpmd | grep 'not found' && exit 1
+
+echo "== libblkio's benchmark"
+gcc -O2 -o /usr/local/bin/blkio-bench /usr/share/doc/libblkio-dev/examples/blkio-bench.c -lblkio \
+    -lpthread -lm
+
+# Kernels are unpacked, not installed: nothing boots this root, and no initramfs is wanted.
+# /kernels/NAME/{vmlinuz,modules} where NAME is the version as people say it.
+for suite in trixie trixie-backports; do
+    image=$(apt-cache show "linux-image-cloud-amd64/$suite" \
+        | sed -n 's/^Depends:.*\(linux-image-[^ ,]*\).*/\1/p' | head -n 1)
+    release=${image#linux-image-}
+    name=$(echo "$release" | cut -d. -f1,2)
+    echo "== Linux $name ($release)"
+    mkdir "linux-$name"
+    (
+        cd "linux-$name"
+        parts=$image
+        for part in binary modules; do
+            part=linux-$part-$release
+            apt-cache show "$part" >/dev/null 2>&1 && parts="$parts $part"
+        done
+        apt-get -qq -o APT::Sandbox::User=root download $parts
+        for package in *.deb; do dpkg-deb -x "$package" x; done
+        # Old packages have lib/modules, new ones usr/lib/modules; the image is in boot or there.
+        mkdir -p x/lib "/kernels/$name"
+        test -d x/usr/lib/modules && mv x/usr/lib/modules x/lib/
+        mv "$(find x -name 'vmlinuz*' -type f)" "/kernels/$name/vmlinuz"
+        depmod -b x "$release"
+        mv "x/lib/modules/$release" "/kernels/$name/modules"
+    )
+done
+
+echo "== tidying up"
+cd /
+rm -rf "$work" /var/lib/apt/lists/* /var/cache/apt/archives/*.deb

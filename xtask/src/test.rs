@@ -1,0 +1,44 @@
+//! `cargo xtask test`: everything, in the order in which a fault is cheapest to find.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::check::{self, cargo, workspace};
+use crate::root;
+
+/// Options of `cargo xtask test`.
+#[derive(Args)]
+pub struct Options {
+    /// Only the end-to-end rows whose name contains every one of these words.
+    words: Vec<String>,
+    /// Go straight to the end-to-end table.
+    #[arg(long)]
+    no_check: bool,
+    /// How many rows run at once.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+}
+
+/// `cargo xtask test`. Its last line is `N passed, N failed`, printed by the table's runner.
+pub fn run(options: &Options) -> Result<()> {
+    if !options.no_check {
+        check::run()?;
+    }
+    let root = root::ensure()?;
+    println!("== the program and the table");
+    let build = ["build", "--quiet", "--locked", "--release", "-p", "viaduct", "-p", "e2e"];
+    if !cargo().args(build).status()?.success() {
+        bail!("the build failed");
+    }
+    let programs = workspace().join("target/release");
+    let mut table = Command::new(programs.join("e2e"));
+    table.env("VIADUCT_ROOT", root).env("VIADUCT", programs.join("viaduct"));
+    table.arg("--jobs").arg(options.jobs.to_string()).args(&options.words);
+    let status = table.status()?;
+    if !status.success() {
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    Ok(())
+}
