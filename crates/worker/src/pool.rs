@@ -1,0 +1,128 @@
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use sys::EventFd;
+
+use crate::handle::{Command, Mailbox};
+use crate::run::Worker;
+use crate::{MAX_SPIN, Task, TaskHandle};
+
+/// Stack of a worker thread. Tasks neither recurse nor keep buffers on the stack.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// How many worker threads, and how they wait.
+#[derive(Clone, Debug)]
+pub struct PoolOptions {
+    /// Number of threads.
+    pub threads: usize,
+    /// Longest polling before sleep, per task; see [`crate::SpinWindow`].
+    pub max_spin: Duration,
+}
+
+impl Default for PoolOptions {
+    /// One thread, and polling only if a processor is left over for it: with as many threads as processors, polling takes the
+    /// time from those one waits for.
+    fn default() -> Self {
+        Self::with_threads(1)
+    }
+}
+
+impl PoolOptions {
+    /// `threads` workers that poll before they sleep only if the machine has processors to spare.
+    #[must_use]
+    pub fn with_threads(threads: usize) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let max_spin = if cpus <= threads + 1 { Duration::ZERO } else { MAX_SPIN };
+        Self { threads: threads.max(1), max_spin }
+    }
+}
+
+/// A set of worker threads that tasks are spread over.
+#[derive(Debug)]
+pub struct Workers {
+    threads: Vec<Thread>,
+    next_id: AtomicU64,
+}
+
+struct Thread {
+    mailbox: Mailbox,
+    handle: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Thread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Thread")
+    }
+}
+
+impl Workers {
+    /// Starts the threads; they are called `bridge-0`, `bridge-1`, ...
+    ///
+    /// # Errors
+    /// The system is out of threads or file descriptors.
+    pub fn start(options: &PoolOptions) -> io::Result<Arc<Self>> {
+        let threads = (0..options.threads.max(1)).map(|index| start_thread(index, options));
+        Ok(Arc::new(Self {
+            threads: threads.collect::<io::Result<_>>()?,
+            next_id: AtomicU64::new(0),
+        }))
+    }
+
+    /// The process's own pool, started at first use with the default options unless [`Workers::configure`] came before.
+    ///
+    /// # Errors
+    /// As [`Workers::start`].
+    pub fn shared() -> io::Result<Arc<Self>> {
+        Self::configure(&PoolOptions::default())
+    }
+
+    /// Starts the process's own pool with these options if it does not run yet.
+    ///
+    /// # Errors
+    /// As [`Workers::start`].
+    pub fn configure(options: &PoolOptions) -> io::Result<Arc<Self>> {
+        static SHARED: OnceLock<Arc<Workers>> = OnceLock::new();
+        match SHARED.get() {
+            Some(workers) => Ok(Arc::clone(workers)),
+            None => {
+                let workers = Self::start(options)?;
+                Ok(Arc::clone(SHARED.get_or_init(|| workers)))
+            }
+        }
+    }
+
+    /// Gives `task` to one of the threads, in turn.
+    pub fn spawn<T: Task>(&self, task: T) -> TaskHandle<T> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let mailbox = &self.threads[id as usize % self.threads.len()].mailbox;
+        mailbox.send(Command::Start(id, Box::new(task)));
+        TaskHandle::new(id, mailbox.clone())
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for thread in &self.threads {
+            thread.mailbox.send(Command::Quit);
+            let handle = thread.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(handle) = handle {
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+fn start_thread(index: usize, options: &PoolOptions) -> io::Result<Thread> {
+    let (send, receive) = channel();
+    let mailbox = Mailbox { commands: send, wake: Arc::new(EventFd::new()?) };
+    let mut worker = Worker::new(receive, Arc::clone(&mailbox.wake), options.max_spin)?;
+    let builder =
+        std::thread::Builder::new().name(format!("bridge-{index}")).stack_size(STACK_BYTES);
+    let handle = builder.spawn(move || worker.run())?;
+    Ok(Thread { mailbox, handle: Mutex::new(Some(handle)) })
+}
