@@ -21,9 +21,17 @@ pub enum DecodeError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// The message ends before its fields do.
+    /// The message ends before its fields do, and the protocol has no way to say so to the peer.
     #[error("message ends after {have} bytes, {need} are needed")]
     Truncated {
+        /// Bytes needed for the field that is missing, counted from the start of the payload.
+        need: u64,
+        /// Bytes in the payload.
+        have: u64,
+    },
+    /// The message ends before its fields do; the peer can be told.
+    #[error("message ends after {have} bytes, {need} are needed")]
+    Short {
         /// Bytes needed for the field that is missing, counted from the start of the payload.
         need: u64,
         /// Bytes in the payload.
@@ -74,7 +82,16 @@ impl DecodeError {
             | Self::TooLarge { .. }
             | Self::Truncated { .. }
             | Self::Direction { .. } => true,
-            Self::Fds { .. } | Self::Value { .. } | Self::Json { .. } => false,
+            Self::Short { .. } | Self::Fds { .. } | Self::Value { .. } | Self::Json { .. } => false,
+        }
+    }
+
+    /// For protocols in which every request can be refused: there, a short payload in a message
+    /// of the announced size is no reason to give up.
+    pub(crate) fn refusable(self) -> Self {
+        match self {
+            Self::Truncated { need, have } => Self::Short { need, have },
+            other => other,
         }
     }
 }

@@ -15,6 +15,7 @@
 mod error;
 mod fields;
 mod framer;
+pub mod vfio_user;
 pub mod vhost_user;
 
 pub use error::DecodeError;

@@ -164,7 +164,6 @@ impl<'a> Request<'a> {
             Self::SetVringKick(vring) | Self::SetVringCall(vring) | Self::SetVringErr(vring) => {
                 vring.has_fd.into()
             }
-            Self::SetLogBase(LogBase::Shared { .. }) => 1,
             _ => return None,
         };
         Some(FdCount { least: exact, most: exact })

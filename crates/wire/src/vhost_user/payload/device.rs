@@ -16,7 +16,7 @@ pub struct Config<'a> {
     pub size: u32,
     /// 0, or 1 for a write during live migration.
     pub flags: u32,
-    /// The content, `size` bytes; may be empty in GET_CONFIG, where it means nothing.
+    /// The content, `size` bytes. In GET_CONFIG, whatever is there means nothing and is dropped.
     pub data: &'a [u8],
 }
 
@@ -32,11 +32,7 @@ impl<'a> Config<'a> {
         if offset.checked_add(size).is_none() {
             return Err(DecodeError::Value { field: "config offset", value: offset.into() });
         }
-        let data = if data || fields.rest().len() >= size as usize {
-            fields.bytes(size as usize)?
-        } else {
-            &[]
-        };
+        let data = if data { fields.bytes(size as usize)? } else { &[] };
         Ok(Self { offset, size, flags, data })
     }
 

@@ -102,7 +102,8 @@ impl Eq for MemoryTable {}
 /// The two payloads of SET_LOG_BASE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogBase {
-    /// With LOG_SHMFD ("Log description"): where the log is in the file that comes along.
+    /// With LOG_SHMFD ("Log description"): where the log is in the file that comes along. QEMU
+    /// sends this form without LOG_SHMFD too, then without a descriptor.
     Shared {
         /// Size in bytes.
         size: u64,
