@@ -1,0 +1,172 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mem::DriverAddress;
+
+use crate::QueueError;
+
+/// A buffer as a descriptor names it: not checked against any memory yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Address of the first byte.
+    pub addr: DriverAddress,
+    /// Length in bytes, not 0.
+    pub len: u32,
+}
+
+/// The buffers of one chain: first those the device reads, then those it writes. Filled by
+/// [`DeviceQueue::take`](crate::DeviceQueue::take), again and again, without allocating.
+#[derive(Debug)]
+pub struct Chain {
+    segments: Box<[Segment]>,
+    len: usize,
+    readable: usize,
+    readable_len: u64,
+    writable_len: u64,
+}
+
+impl Chain {
+    /// An empty chain with room for `max_segments`; a queue's size is always enough, since no chain may be longer.
+    #[must_use]
+    pub fn with_capacity(max_segments: usize) -> Self {
+        let segments = vec![Segment::default(); max_segments].into_boxed_slice();
+        Self { segments, len: 0, readable: 0, readable_len: 0, writable_len: 0 }
+    }
+
+    /// The device-readable buffers.
+    #[must_use]
+    #[inline]
+    pub fn readable(&self) -> &[Segment] {
+        &self.segments[..self.readable]
+    }
+
+    /// The device-writable buffers.
+    #[must_use]
+    #[inline]
+    pub fn writable(&self) -> &[Segment] {
+        &self.segments[self.readable..self.len]
+    }
+
+    /// Bytes the device may read.
+    #[must_use]
+    #[inline]
+    pub fn readable_len(&self) -> u64 {
+        self.readable_len
+    }
+
+    /// Bytes the device may write.
+    #[must_use]
+    #[inline]
+    pub fn writable_len(&self) -> u64 {
+        self.writable_len
+    }
+
+    /// Forgets the buffers.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.len = 0;
+        self.readable = 0;
+        self.readable_len = 0;
+        self.writable_len = 0;
+    }
+
+    /// Buffers in the chain.
+    #[inline]
+    pub(crate) fn segments(&self) -> usize {
+        self.len
+    }
+
+    /// Appends a buffer after checking what VIRTIO 2.7.4.2 and 2.7.5 say of it.
+    #[inline]
+    pub(crate) fn push(&mut self, segment: Segment, writable: bool) -> Result<(), QueueError> {
+        if segment.len == 0 {
+            return Err(QueueError::ZeroLength);
+        }
+        let limit = self.segments.len();
+        let Some(slot) = self.segments.get_mut(self.len) else {
+            return Err(QueueError::ChainTooLong { limit });
+        };
+        *slot = segment;
+        self.len += 1;
+        if writable {
+            self.writable_len += u64::from(segment.len);
+        } else if self.writable_len > 0 {
+            return Err(QueueError::ReadableAfterWritable);
+        } else {
+            self.readable = self.len;
+            self.readable_len += u64::from(segment.len);
+        }
+        Ok(())
+    }
+
+    /// Length of the writable part, once the whole chain is known to hold 2^32 bytes at most.
+    #[inline]
+    pub(crate) fn check_bytes(&self) -> Result<u32, QueueError> {
+        let bytes = self.readable_len + self.writable_len;
+        if bytes > 1 << 32 {
+            return Err(QueueError::TooManyBytes(bytes));
+        }
+        // A used length has 32 bits, so of exactly 2^32 writable bytes the last can't be reported.
+        Ok(u32::try_from(self.writable_len).unwrap_or(u32::MAX))
+    }
+}
+
+/// A chain that was taken and must be given back, untaken, or abandoned with its queue.
+///
+/// Dropping it instead would leave the driver waiting for ever: a panic in debug builds, counted in release builds
+/// (see [`lost_chains`]).
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a taken chain must be given back"]
+pub struct ChainId(u16);
+
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// How many [`ChainId`]s this process dropped without giving them back. Anything but 0 is a bug of ours.
+#[must_use]
+pub fn lost_chains() -> u64 {
+    LOST.load(Ordering::Relaxed)
+}
+
+impl ChainId {
+    #[inline]
+    pub(crate) fn new(index: u16) -> Self {
+        Self(index)
+    }
+
+    /// Index of the chain's head in a split queue, its buffer id in a packed one; below the queue size, and not shared
+    /// with any other chain in flight on this queue.
+    #[must_use]
+    #[inline]
+    pub fn index(&self) -> u16 {
+        self.0
+    }
+
+    /// The same as [`ChainId::index`].
+    #[must_use]
+    #[inline]
+    pub fn head(&self) -> u16 {
+        self.0
+    }
+
+    /// Forgets the chain because its queue is being torn down.
+    #[inline]
+    pub fn abandon(self) {
+        let _index = self.finish();
+    }
+
+    #[inline]
+    pub(crate) fn finish(self) -> u16 {
+        let index = self.0;
+        std::mem::forget(self);
+        index
+    }
+}
+
+impl Drop for ChainId {
+    #[cold]
+    fn drop(&mut self) {
+        LOST.fetch_add(1, Ordering::Relaxed);
+        if cfg!(debug_assertions) && !std::thread::panicking() {
+            panic!("chain {} was dropped without being given back", self.0);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The device's side: take chains the driver made available, give them back used.
+
+mod held;
+mod indirect;
+mod packed;
+mod split;
+
+pub(crate) use packed::{PackedTables, available_bits, has_bits, used_bits};
+pub(crate) use split::{SplitTables, split_header};
+
+use mem::{MemoryMap, Resolver};
+
+use crate::{Chain, ChainId, QueueError, QueuePosition, QueueSpec, RingFormat};
+use packed::PackedDevice;
+use split::SplitDevice;
+
+/// Bits of a descriptor's flags, the same in both formats (VIRTIO 1.4, 2.7.5, 2.8.13).
+pub(crate) mod flag {
+    /// The chain goes on.
+    pub const NEXT: u16 = 1;
+    /// The device writes this buffer.
+    pub const WRITE: u16 = 2;
+    /// The buffer is a table of descriptors.
+    pub const INDIRECT: u16 = 4;
+    /// Packed only: the driver's wrap counter.
+    pub const AVAIL: u16 = 1 << 7;
+    /// Packed only: the device's wrap counter.
+    pub const USED: u16 = 1 << 15;
+}
+
+/// A virtqueue seen from the device.
+///
+/// The driver's side of the ring is hostile: see the crate's documentation. The queue takes as fast as it is asked to; how
+/// many chains are in flight at once is bounded by the queue size.
+#[derive(Debug)]
+pub struct DeviceQueue {
+    ring: Ring,
+    spec: QueueSpec,
+}
+
+#[derive(Debug)]
+enum Ring {
+    Split(SplitDevice),
+    Packed(PackedDevice),
+}
+
+macro_rules! either {
+    ($self:expr, $ring:ident => $body:expr) => {
+        match &$self.ring {
+            Ring::Split($ring) => $body,
+            Ring::Packed($ring) => $body,
+        }
+    };
+    (mut $self:expr, $ring:ident => $body:expr) => {
+        match &mut $self.ring {
+            Ring::Split($ring) => $body,
+            Ring::Packed($ring) => $body,
+        }
+    };
+}
+
+impl DeviceQueue {
+    /// A queue over rings that lie in `memory`.
+    ///
+    /// # Errors
+    /// What [`QueueSpec::check`] refuses, and rings that are not in writable, mapped memory.
+    pub fn new(memory: &MemoryMap, spec: &QueueSpec) -> Result<Self, QueueError> {
+        spec.check()?;
+        let ring = match spec.format {
+            RingFormat::Split => Ring::Split(SplitDevice::new(memory, spec)?),
+            RingFormat::Packed => Ring::Packed(PackedDevice::new(memory, spec)?),
+        };
+        Ok(Self { ring, spec: spec.clone() })
+    }
+
+    /// Resolves the rings again after the memory map changed; what is in flight stays in flight.
+    ///
+    /// # Errors
+    /// As [`DeviceQueue::new`]; the queue must not be used then until a later call succeeds.
+    pub fn rebind(&mut self, memory: &MemoryMap) -> Result<(), QueueError> {
+        either!(mut self, ring => ring.rebind(memory, &self.spec))
+    }
+
+    /// Takes the next chain, if there is one, and fills `chain` with its buffers. Indirect tables are read through
+    /// `memory`; the buffers are not looked at.
+    ///
+    /// # Errors
+    /// [`QueueError::Miss`] changes nothing and may be tried again; any other error means that the driver broke a rule.
+    #[inline]
+    pub fn take(
+        &mut self,
+        memory: &mut Resolver,
+        chain: &mut Chain,
+    ) -> Result<Option<ChainId>, QueueError> {
+        either!(mut self, ring => ring.take(memory, chain))
+    }
+
+    /// Undoes the most recent take, so that the next one takes the same chain again. Several can be undone in reverse order.
+    #[inline]
+    pub fn untake(&mut self, id: ChainId) {
+        either!(mut self, ring => ring.untake(id));
+    }
+
+    /// Gives a chain back to the driver with `written` bytes in its device-writable part, which are known to be written:
+    /// the driver may read as many. It sees it after [`DeviceQueue::publish_used`].
+    ///
+    /// With VIRTIO_F_IN_ORDER, chains given back early wait in private memory for those before them.
+    #[inline]
+    pub fn give_back(&mut self, id: ChainId, written: u32) {
+        either!(mut self, ring => ring.give_back(id, written));
+    }
+
+    /// Lets the driver see all chains given back since the last call.
+    #[inline]
+    pub fn publish_used(&mut self) {
+        either!(mut self, ring => ring.publish_used());
+    }
+
+    /// Whether the driver wants an interrupt for what was published since the last call.
+    #[inline]
+    #[must_use]
+    pub fn wants_interrupt(&mut self) -> bool {
+        either!(mut self, ring => ring.wants_interrupt())
+    }
+
+    /// Asks the driver to notify us of the next chain. True if there is one already: then no notification may come, and
+    /// the caller goes on taking.
+    #[inline]
+    #[must_use]
+    pub fn arm_kick(&mut self) -> bool {
+        either!(mut self, ring => ring.arm_kick())
+    }
+
+    /// Tells the driver that we are polling. It may notify us all the same.
+    #[inline]
+    pub fn disarm_kick(&mut self) {
+        either!(mut self, ring => ring.disarm_kick());
+    }
+
+    /// Whether there is something to take at this moment, right or wrong.
+    #[inline]
+    #[must_use]
+    pub fn has_available(&self) -> bool {
+        either!(self, ring => ring.has_available())
+    }
+
+    /// How far the queue has come.
+    #[must_use]
+    pub fn position(&self) -> QueuePosition {
+        either!(self, ring => ring.position())
+    }
+
+    /// Chains taken and not given back.
+    #[inline]
+    #[must_use]
+    pub fn in_flight(&self) -> u16 {
+        either!(self, ring => ring.in_flight())
+    }
+
+    /// Descriptors in the queue.
+    #[inline]
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.spec.size
+    }
+
+    /// What the queue was made from.
+    #[must_use]
+    pub fn spec(&self) -> &QueueSpec {
+        &self.spec
+    }
+}

@@ -1,0 +1,158 @@
+use crate::{QueueError, QueueSpec};
+
+/// What we must know of a chain in flight. Private: the driver can rewrite everything in its rings meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    /// Length of the device-writable part.
+    writable: u32,
+    /// Ring descriptors the chain takes up (1 for indirect; always 1 in split rings), 0 if the id is not in flight.
+    slots: u16,
+    /// With IN_ORDER: given back, but waiting for an earlier chain.
+    done: bool,
+}
+
+/// The chains in flight, by head or buffer id.
+#[derive(Debug)]
+pub(super) struct Held {
+    entries: Box<[Entry]>,
+    count: u16,
+    order: Option<Box<Order>>,
+}
+
+/// With IN_ORDER: the chains in flight as a queue in order of taking.
+#[derive(Debug)]
+struct Order {
+    ids: Box<[u16]>,
+    written: Box<[u32]>,
+    first: usize,
+    len: usize,
+}
+
+/// A used element that is due: it stands for `chains` chains, which take up `slots` descriptors, the last of them `id`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Due {
+    pub id: u16,
+    pub written: u32,
+    pub chains: u16,
+    pub slots: u16,
+}
+
+impl Held {
+    pub(super) fn new(spec: &QueueSpec) -> Self {
+        let size = usize::from(spec.size);
+        let order = spec.in_order.then(|| {
+            Box::new(Order {
+                ids: vec![0; size].into_boxed_slice(),
+                written: vec![0; size].into_boxed_slice(),
+                first: 0,
+                len: 0,
+            })
+        });
+        Self { entries: vec![Entry::default(); size].into_boxed_slice(), count: 0, order }
+    }
+
+    #[inline]
+    pub(super) fn count(&self) -> u16 {
+        self.count
+    }
+
+    /// Whether `id` may be taken now.
+    #[inline]
+    pub(super) fn check_free(&self, id: u16) -> Result<(), QueueError> {
+        match self.entries.get(usize::from(id)) {
+            Some(Entry { slots: 0, .. }) => Ok(()),
+            Some(_) => Err(QueueError::AvailableTwice(id)),
+            None => {
+                let size = self.entries.len() as u32;
+                Err(QueueError::IndexOutOfRange { index: id.into(), size })
+            }
+        }
+    }
+
+    /// Notes that `id`, checked before, is in flight.
+    #[inline]
+    pub(super) fn insert(&mut self, id: u16, writable: u32, slots: u16) {
+        self.entries[usize::from(id)] = Entry { writable, slots, done: false };
+        self.count += 1;
+        if let Some(order) = &mut self.order {
+            order.push(id);
+        }
+    }
+
+    /// Forgets `id`, the latest taken; returns its ring descriptors.
+    #[inline]
+    pub(super) fn undo(&mut self, id: u16) -> u16 {
+        let slots = std::mem::take(&mut self.entries[usize::from(id)]).slots;
+        assert!(slots > 0, "a chain that is untaken is in flight on this queue");
+        self.count -= 1;
+        if let Some(order) = &mut self.order {
+            order.pop_last(id);
+        }
+        slots
+    }
+
+    /// Notes that `id` is done; hands every used element that is due now to `due`.
+    #[inline]
+    pub(super) fn finish(&mut self, id: u16, written: u32, mut due: impl FnMut(Due)) {
+        let entry = &mut self.entries[usize::from(id)];
+        assert!(entry.slots > 0 && !entry.done, "a chain that is given back is in flight");
+        debug_assert!(written <= entry.writable, "more written than the chain has room for");
+        let written = written.min(entry.writable);
+        self.count -= 1;
+        if let Some(order) = &mut self.order {
+            entry.done = true;
+            order.written[usize::from(id)] = written;
+            order.flush(&mut self.entries, due);
+        } else {
+            let slots = std::mem::take(&mut entry.slots);
+            due(Due { id, written, chains: 1, slots });
+        }
+    }
+}
+
+impl Order {
+    fn push(&mut self, id: u16) {
+        let size = self.ids.len();
+        let mut at = self.first + self.len;
+        if at >= size {
+            at -= size;
+        }
+        self.ids[at] = id;
+        self.len += 1;
+    }
+
+    fn pop_last(&mut self, id: u16) {
+        self.len -= 1;
+        let size = self.ids.len();
+        let at = (self.first + self.len) % size;
+        assert!(self.ids[at] == id, "chains are untaken in reverse order");
+    }
+
+    /// Hands out the done chains at the front, as few elements as possible: a chain without an element of its own counts
+    /// as completely written, so one that is not ends a batch (VIRTIO 1.4, 2.7.9, 2.8.9).
+    fn flush(&mut self, entries: &mut [Entry], mut due: impl FnMut(Due)) {
+        let (mut chains, mut slots) = (0, 0);
+        while self.len > 0 {
+            let id = self.ids[self.first];
+            let entry = &mut entries[usize::from(id)];
+            if !entry.done {
+                break;
+            }
+            let written = self.written[usize::from(id)];
+            let full = written == entry.writable;
+            chains += 1;
+            slots += entry.slots;
+            *entry = Entry::default();
+            self.first += 1;
+            if self.first == self.ids.len() {
+                self.first = 0;
+            }
+            self.len -= 1;
+            let next_done = self.len > 0 && entries[usize::from(self.ids[self.first])].done;
+            if !full || !next_done {
+                due(Due { id, written, chains, slots });
+                (chains, slots) = (0, 0);
+            }
+        }
+    }
+}

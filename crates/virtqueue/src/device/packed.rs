@@ -1,0 +1,275 @@
+use mem::ring::PackedDescriptor;
+use mem::sync::{AtomicU32, Ordering, fence};
+use mem::{DriverAddress, MemoryMap, Resolver, Table};
+
+use super::flag;
+use super::held::Held;
+use super::indirect::IndirectReader;
+use crate::event::packed_crossed;
+use crate::event::packed_word::{self, Wish};
+use crate::{Chain, ChainId, PackedPoint, QueueError, QueuePosition, QueueSpec, Segment};
+
+/// The shared memory of a packed virtqueue, the same for both sides (VIRTIO 1.4, 2.8).
+#[derive(Debug)]
+pub(crate) struct PackedTables {
+    pub ring: Table<PackedDescriptor>,
+    /// The driver's event suppression word: when it wants interrupts.
+    pub driver_event: Table<AtomicU32>,
+    /// The device's event suppression word: when it wants notifications.
+    pub device_event: Table<AtomicU32>,
+}
+
+impl PackedTables {
+    pub(crate) fn resolve(memory: &MemoryMap, spec: &QueueSpec) -> Result<Self, QueueError> {
+        Ok(Self {
+            ring: memory.table(spec.addresses.descriptor, usize::from(spec.size))?,
+            driver_event: memory.table(spec.addresses.driver, 1)?,
+            device_event: memory.table(spec.addresses.device, 1)?,
+        })
+    }
+}
+
+/// The AVAIL and USED bits of a descriptor that is available on a lap with this wrap counter (VIRTIO 1.4, 2.8.1).
+#[inline]
+pub(crate) const fn available_bits(wrap: bool) -> u16 {
+    if wrap { flag::AVAIL } else { flag::USED }
+}
+
+/// The AVAIL and USED bits of a used descriptor.
+#[inline]
+pub(crate) const fn used_bits(wrap: bool) -> u16 {
+    if wrap { flag::AVAIL | flag::USED } else { 0 }
+}
+
+/// Whether flags belong to a descriptor in the state that `bits` stands for.
+#[inline]
+pub(crate) const fn has_bits(flags: u16, bits: u16) -> bool {
+    flags & (flag::AVAIL | flag::USED) == bits
+}
+
+/// The device's side of a packed virtqueue.
+#[derive(Debug)]
+pub(super) struct PackedDevice {
+    tables: PackedTables,
+    size: u16,
+    /// Where the next chain begins.
+    available: PackedPoint,
+    /// Where the next used descriptor goes.
+    used: PackedPoint,
+    /// Descriptors between the two.
+    taken: u16,
+    /// The first used descriptor the driver can't see yet: its index and the flags it will get.
+    unpublished: Option<(u16, u16)>,
+    /// Descriptors given back since the last publication.
+    given: u16,
+    /// Descriptors published since we last asked whether to interrupt.
+    unsignalled: u32,
+    event_idx: bool,
+    indirect: bool,
+    held: Held,
+    reader: Box<IndirectReader>,
+}
+
+/// What the walk along a chain found.
+struct Walked {
+    id: u16,
+    slots: u16,
+}
+
+impl PackedDevice {
+    pub(super) fn new(memory: &MemoryMap, spec: &QueueSpec) -> Result<Self, QueueError> {
+        Self::from_tables(PackedTables::resolve(memory, spec)?, spec)
+    }
+
+    pub(super) fn from_tables(tables: PackedTables, spec: &QueueSpec) -> Result<Self, QueueError> {
+        let (mut available, mut used) = spec.packed_start()?;
+        // Position 0 is what some drivers say of a fresh ring, and also where a ring stands after an odd number of laps.
+        // After a lap the first descriptor has been used with wrap counter 1, so its USED bit is set; in a fresh ring it is
+        // not, whether or not a chain was made available there.
+        if spec.start_at == QueuePosition(0)
+            && tables.ring[0].flags(Ordering::Acquire) & flag::USED == 0
+        {
+            (available, used) = (PackedPoint::START, PackedPoint::START);
+        }
+        Ok(Self {
+            tables,
+            size: spec.size,
+            available,
+            used,
+            taken: used.distance_to(available, spec.size),
+            unpublished: None,
+            given: 0,
+            unsignalled: 0,
+            event_idx: spec.event_idx,
+            indirect: spec.indirect,
+            held: Held::new(spec),
+            reader: Box::new(IndirectReader::new()),
+        })
+    }
+
+    pub(super) fn rebind(
+        &mut self,
+        memory: &MemoryMap,
+        spec: &QueueSpec,
+    ) -> Result<(), QueueError> {
+        self.tables = PackedTables::resolve(memory, spec)?;
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn take(
+        &mut self,
+        memory: &mut Resolver,
+        chain: &mut Chain,
+    ) -> Result<Option<ChainId>, QueueError> {
+        chain.clear();
+        let at = self.available;
+        // Acquire: pairs with the driver's barrier before it writes the first descriptor's flags (VIRTIO 1.4, 2.8.21.2),
+        // so the whole chain is visible.
+        let flags = self.tables.ring[usize::from(at.index)].flags(Ordering::Acquire);
+        if !has_bits(flags, available_bits(at.wrap)) {
+            return Ok(None);
+        }
+        let Walked { id, slots } = self.walk(flags, memory, chain)?;
+        self.held.check_free(id)?;
+        let writable = chain.check_bytes()?;
+        self.held.insert(id, writable, slots);
+        self.available = at.advanced(slots, self.size);
+        self.taken += slots;
+        Ok(Some(ChainId::new(id)))
+    }
+
+    /// Follows the chain whose first descriptor has `flags`, each descriptor read once.
+    #[inline]
+    fn walk(
+        &mut self,
+        mut flags: u16,
+        memory: &mut Resolver,
+        chain: &mut Chain,
+    ) -> Result<Walked, QueueError> {
+        let ring = &*self.tables.ring;
+        let mut index = usize::from(self.available.index);
+        // Bounded by what is not in flight: a chain may not run into its own or another's descriptors.
+        for slots in 1..=self.size - self.taken {
+            let descriptor = &ring[index];
+            let addr = DriverAddress(descriptor.addr(Ordering::Relaxed));
+            let segment = Segment { addr, len: descriptor.len(Ordering::Relaxed) };
+            if flags & flag::INDIRECT != 0 {
+                // A chain is either one table or direct descriptors only (VIRTIO 1.4, 2.8.8).
+                if !self.indirect {
+                    return Err(QueueError::IndirectNotNegotiated);
+                }
+                if flags & flag::NEXT != 0 || slots > 1 {
+                    return Err(QueueError::IndirectInChain);
+                }
+                let id = descriptor.id(Ordering::Relaxed);
+                self.reader.read_packed(memory, segment, chain, usize::from(self.size))?;
+                return Ok(Walked { id, slots });
+            }
+            chain.push(segment, flags & flag::WRITE != 0)?;
+            if flags & flag::NEXT == 0 {
+                // The last descriptor carries the id of the whole chain (VIRTIO 1.4, 2.8.6).
+                return Ok(Walked { id: descriptor.id(Ordering::Relaxed), slots });
+            }
+            index += 1;
+            if index == ring.len() {
+                index = 0;
+            }
+            flags = ring[index].flags(Ordering::Relaxed);
+        }
+        Err(if self.taken == 0 {
+            QueueError::ChainTooLong { limit: self.size.into() }
+        } else {
+            QueueError::ChainOverrun
+        })
+    }
+
+    #[inline]
+    pub(super) fn untake(&mut self, id: ChainId) {
+        let slots = self.held.undo(id.finish());
+        self.available = self.available.retreated(slots, self.size);
+        self.taken -= slots;
+    }
+
+    #[inline]
+    pub(super) fn give_back(&mut self, id: ChainId, written: u32) {
+        let ring = &*self.tables.ring;
+        let (used, taken) = (&mut self.used, &mut self.taken);
+        let (unpublished, given) = (&mut self.unpublished, &mut self.given);
+        self.held.finish(id.finish(), written, |due| {
+            let descriptor = &ring[usize::from(used.index)];
+            descriptor.set_id(due.id, Ordering::Relaxed);
+            descriptor.set_len(due.written, Ordering::Relaxed);
+            let write = if due.written > 0 { flag::WRITE } else { 0 };
+            let flags = used_bits(used.wrap) | write;
+            // The driver looks at used descriptors in ring order, so holding back the first holds back all.
+            match unpublished {
+                None => *unpublished = Some((used.index, flags)),
+                Some(_) => descriptor.set_flags(flags, Ordering::Relaxed),
+            }
+            *used = used.advanced(due.slots, self.size);
+            *taken -= due.slots;
+            *given += due.slots;
+        });
+    }
+
+    #[inline]
+    pub(super) fn publish_used(&mut self) {
+        if let Some((index, flags)) = self.unpublished.take() {
+            // Release: the other used descriptors, this one's id and length, and the data in the buffers before the flags;
+            // pairs with the driver's barrier after it finds the descriptor used.
+            self.tables.ring[usize::from(index)].set_flags(flags, Ordering::Release);
+            let given = std::mem::take(&mut self.given);
+            self.unsignalled = self.unsignalled.saturating_add(given.into());
+        }
+    }
+
+    #[inline]
+    pub(super) fn wants_interrupt(&mut self) -> bool {
+        let published = std::mem::take(&mut self.unsignalled);
+        if published == 0 {
+            return false;
+        }
+        // StoreLoad: the used descriptors before the driver's wish; pairs with the fence in its `arm_interrupt`.
+        fence(Ordering::SeqCst);
+        let word = u32::from_le(self.tables.driver_event[0].load(Ordering::Relaxed));
+        match packed_word::parse(word, self.event_idx) {
+            Wish::Always => true,
+            Wish::Never => false,
+            Wish::At(event) => packed_crossed(event, self.used, published, self.size),
+        }
+    }
+
+    #[inline]
+    pub(super) fn arm_kick(&mut self) -> bool {
+        let word = match self.event_idx {
+            true => packed_word::at(self.available),
+            false => packed_word::ENABLE,
+        };
+        self.tables.device_event[0].store(word.to_le(), Ordering::Relaxed);
+        // StoreLoad: our wish before the descriptor's flags. Pairs with the fence in the driver's `wants_kick`.
+        fence(Ordering::SeqCst);
+        self.has_available()
+    }
+
+    #[inline]
+    pub(super) fn disarm_kick(&mut self) {
+        self.tables.device_event[0].store(packed_word::DISABLE.to_le(), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn has_available(&self) -> bool {
+        let at = self.available;
+        let flags = self.tables.ring[usize::from(at.index)].flags(Ordering::Acquire);
+        has_bits(flags, available_bits(at.wrap))
+    }
+
+    pub(super) fn position(&self) -> QueuePosition {
+        QueuePosition::packed(self.available, self.used)
+    }
+
+    #[inline]
+    pub(super) fn in_flight(&self) -> u16 {
+        self.held.count()
+    }
+}

@@ -1,0 +1,272 @@
+use mem::ring::{Descriptor, UsedElement};
+use mem::sync::{AtomicU16, Ordering, fence};
+use mem::{DriverAddress, MemoryMap, Resolver, Table};
+
+use super::flag;
+use super::held::Held;
+use super::indirect::IndirectReader;
+use crate::event::{SPLIT_NO_EVENT, split_crossed};
+use crate::{Chain, ChainId, QueueError, QueuePosition, QueueSpec, Segment};
+use split_header::{ENTRIES, FLAGS, INDEX};
+
+/// Where things are in the available ring and in the used ring's header, in units of 16 bits (VIRTIO 1.4, 2.7.6, 2.7.8).
+pub(crate) mod split_header {
+    /// Flags.
+    pub const FLAGS: usize = 0;
+    /// The running index.
+    pub const INDEX: usize = 1;
+    /// The available ring's first entry.
+    pub const ENTRIES: usize = 2;
+}
+
+/// The shared memory of a split virtqueue, the same for both sides (VIRTIO 1.4, 2.7).
+#[derive(Debug)]
+pub(crate) struct SplitTables {
+    pub descriptors: Table<Descriptor>,
+    /// flags, idx, ring[size], used_event if negotiated.
+    pub available: Table<AtomicU16>,
+    /// flags, idx.
+    pub used_header: Table<AtomicU16>,
+    pub used: Table<UsedElement>,
+    /// avail_event, behind the used ring, if negotiated.
+    pub available_event: Option<Table<AtomicU16>>,
+}
+
+impl SplitTables {
+    pub(crate) fn resolve(memory: &MemoryMap, spec: &QueueSpec) -> Result<Self, QueueError> {
+        let size = usize::from(spec.size);
+        let at = spec.addresses;
+        let behind = |offset: usize| {
+            let address = at.device.0.checked_add(offset as u64);
+            address.map(DriverAddress).ok_or(mem::MemoryError::Overflow)
+        };
+        Ok(Self {
+            descriptors: memory.table(at.descriptor, size)?,
+            available: memory.table(at.driver, ENTRIES + size + usize::from(spec.event_idx))?,
+            used_header: memory.table(at.device, ENTRIES)?,
+            used: memory.table(behind(4)?, size)?,
+            available_event: match spec.event_idx {
+                true => Some(memory.table(behind(4 + 8 * size)?, 1)?),
+                false => None,
+            },
+        })
+    }
+
+    /// The driver's wish for the next interrupt: behind the available ring.
+    #[inline]
+    pub(crate) fn used_event(&self) -> &AtomicU16 {
+        &self.available[self.available.len() - 1]
+    }
+}
+
+/// The device's side of a split virtqueue.
+#[derive(Debug)]
+pub(super) struct SplitDevice {
+    tables: SplitTables,
+    mask: u16,
+    /// The next available index to take.
+    next_available: u16,
+    /// The driver's index when we last looked.
+    seen_available: u16,
+    /// The next used index to write.
+    next_used: u16,
+    /// The used index the driver can see.
+    published: u16,
+    /// Used entries published since we last asked whether to interrupt.
+    unsignalled: u32,
+    indirect: bool,
+    held: Held,
+    reader: Box<IndirectReader>,
+}
+
+impl SplitDevice {
+    pub(super) fn new(memory: &MemoryMap, spec: &QueueSpec) -> Result<Self, QueueError> {
+        Ok(Self::from_tables(SplitTables::resolve(memory, spec)?, spec))
+    }
+
+    pub(super) fn from_tables(tables: SplitTables, spec: &QueueSpec) -> Self {
+        let start = spec.start_at.index();
+        // A queue that is taken over may have had chains in flight, so its used index lies behind; where it can't be
+        // true (a driver that never cleared its ring) the queue begins at its position.
+        let used = u16::from_le(tables.used_header[INDEX].load(Ordering::Acquire));
+        let used = if start.wrapping_sub(used) <= spec.size { used } else { start };
+        Self {
+            tables,
+            mask: spec.size - 1,
+            next_available: start,
+            seen_available: start,
+            next_used: used,
+            published: used,
+            unsignalled: 0,
+            indirect: spec.indirect,
+            held: Held::new(spec),
+            reader: Box::new(IndirectReader::new()),
+        }
+    }
+
+    pub(super) fn rebind(
+        &mut self,
+        memory: &MemoryMap,
+        spec: &QueueSpec,
+    ) -> Result<(), QueueError> {
+        self.tables = SplitTables::resolve(memory, spec)?;
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn take(
+        &mut self,
+        memory: &mut Resolver,
+        chain: &mut Chain,
+    ) -> Result<Option<ChainId>, QueueError> {
+        chain.clear();
+        if self.next_available == self.seen_available && !self.look_again()? {
+            return Ok(None);
+        }
+        let slot = ENTRIES + usize::from(self.next_available & self.mask);
+        let head = u16::from_le(self.tables.available[slot].load(Ordering::Relaxed));
+        self.held.check_free(head)?;
+        self.walk(head, memory, chain)?;
+        let writable = chain.check_bytes()?;
+        self.held.insert(head, writable, 1);
+        self.next_available = self.next_available.wrapping_add(1);
+        Ok(Some(ChainId::new(head)))
+    }
+
+    /// Reads the driver's index; returns whether there is something new.
+    #[inline]
+    fn look_again(&mut self) -> Result<bool, QueueError> {
+        // Acquire: pairs with the driver's barrier before it stores the index (VIRTIO 1.4, 2.7.13.3.1), so what it wrote
+        // to the ring and to the descriptors before is visible.
+        let to = self.available_index(Ordering::Acquire);
+        let from = self.next_available;
+        if to.wrapping_sub(from) > self.mask + 1 {
+            return Err(QueueError::AvailableIndexJumped { from, to, size: self.mask + 1 });
+        }
+        self.seen_available = to;
+        Ok(to != from)
+    }
+
+    /// Follows the chain from `head`, each descriptor read once.
+    #[inline]
+    fn walk(
+        &mut self,
+        head: u16,
+        memory: &mut Resolver,
+        chain: &mut Chain,
+    ) -> Result<(), QueueError> {
+        let descriptors = &*self.tables.descriptors;
+        let size = descriptors.len();
+        let mut index = head;
+        // Bounded by the queue size: a longer chain is a loop (VIRTIO 1.4, 2.7.5.2).
+        for _ in 0..size {
+            let Some(descriptor) = descriptors.get(usize::from(index)) else {
+                let size = size as u32;
+                return Err(QueueError::IndexOutOfRange { index: index.into(), size });
+            };
+            let flags = descriptor.flags(Ordering::Relaxed);
+            let addr = DriverAddress(descriptor.addr(Ordering::Relaxed));
+            let segment = Segment { addr, len: descriptor.len(Ordering::Relaxed) };
+            if flags & (flag::NEXT | flag::INDIRECT) == 0 {
+                return chain.push(segment, flags & flag::WRITE != 0);
+            }
+            if flags & flag::INDIRECT != 0 {
+                // WRITE is ignored here; direct descriptors may come before (VIRTIO 1.4, 2.7.5.3.2).
+                return match (self.indirect, flags & flag::NEXT) {
+                    (false, _) => Err(QueueError::IndirectNotNegotiated),
+                    (true, 0) => self.reader.read_split(memory, segment, chain, size),
+                    _ => Err(QueueError::IndirectInChain),
+                };
+            }
+            chain.push(segment, flags & flag::WRITE != 0)?;
+            index = descriptor.next(Ordering::Relaxed);
+        }
+        Err(QueueError::ChainTooLong { limit: size })
+    }
+
+    #[inline]
+    pub(super) fn untake(&mut self, id: ChainId) {
+        self.held.undo(id.finish());
+        self.next_available = self.next_available.wrapping_sub(1);
+    }
+
+    #[inline]
+    pub(super) fn give_back(&mut self, id: ChainId, written: u32) {
+        let (next_used, used) = (&mut self.next_used, &*self.tables.used);
+        self.held.finish(id.finish(), written, |due| {
+            let element = &used[usize::from(*next_used & self.mask)];
+            element.set_id(due.id.into(), Ordering::Relaxed);
+            element.set_len(due.written, Ordering::Relaxed);
+            *next_used = next_used.wrapping_add(due.chains);
+        });
+    }
+
+    #[inline]
+    pub(super) fn publish_used(&mut self) {
+        let new = self.next_used.wrapping_sub(self.published);
+        if new == 0 {
+            return;
+        }
+        // Release: the elements, and the data written to the buffers, before the index (VIRTIO 1.4, 2.7.8.2); pairs with
+        // the driver's barrier after it loads the index.
+        self.tables.used_header[INDEX].store(self.next_used.to_le(), Ordering::Release);
+        self.published = self.next_used;
+        self.unsignalled = self.unsignalled.saturating_add(new.into());
+    }
+
+    #[inline]
+    pub(super) fn wants_interrupt(&mut self) -> bool {
+        let published = std::mem::take(&mut self.unsignalled);
+        if published == 0 {
+            return false;
+        }
+        // StoreLoad: the used index before the driver's wish. Pairs with the fence in its `arm_interrupt`: either we see
+        // its new wish here, or it sees our new index there.
+        fence(Ordering::SeqCst);
+        if self.tables.available_event.is_some() {
+            let event = u16::from_le(self.tables.used_event().load(Ordering::Relaxed));
+            split_crossed(event, self.published, published)
+        } else {
+            let flags = u16::from_le(self.tables.available[FLAGS].load(Ordering::Relaxed));
+            flags & SPLIT_NO_EVENT == 0
+        }
+    }
+
+    #[inline]
+    pub(super) fn arm_kick(&mut self) -> bool {
+        match &self.tables.available_event {
+            Some(event) => event[0].store(self.next_available.to_le(), Ordering::Relaxed),
+            None => self.tables.used_header[FLAGS].store(0, Ordering::Relaxed),
+        }
+        // StoreLoad: our wish before the driver's index. Pairs with the fence in its `wants_kick`.
+        fence(Ordering::SeqCst);
+        self.has_available()
+    }
+
+    #[inline]
+    pub(super) fn disarm_kick(&mut self) {
+        // With VIRTIO_F_EVENT_IDX the flags must stay 0; the old event index lies behind and is not passed again soon.
+        if self.tables.available_event.is_none() {
+            self.tables.used_header[FLAGS].store(SPLIT_NO_EVENT.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    pub(super) fn has_available(&self) -> bool {
+        self.available_index(Ordering::Acquire) != self.next_available
+    }
+
+    #[inline]
+    fn available_index(&self, order: Ordering) -> u16 {
+        u16::from_le(self.tables.available[INDEX].load(order))
+    }
+
+    pub(super) fn position(&self) -> QueuePosition {
+        QueuePosition::split(self.next_available)
+    }
+
+    #[inline]
+    pub(super) fn in_flight(&self) -> u16 {
+        self.held.count()
+    }
+}

@@ -1,0 +1,246 @@
+use mem::ring::PackedDescriptor;
+use mem::sync::{Ordering, fence};
+use mem::{MemoryMap, Table};
+
+use super::IndirectArea;
+use super::ledger::{Ledger, NO_TABLE, Offer};
+use crate::device::{PackedTables, available_bits, flag, has_bits, used_bits};
+use crate::event::packed_crossed;
+use crate::event::packed_word::{self, Wish};
+use crate::{PackedPoint, QueueError, QueuePosition, QueueSpec};
+
+/// The driver's side of a packed virtqueue.
+#[derive(Debug)]
+pub(super) struct PackedDriver<T> {
+    tables: PackedTables,
+    size: u16,
+    /// Where the next chain goes.
+    available: PackedPoint,
+    /// Where the next used descriptor will appear.
+    used: PackedPoint,
+    /// The first descriptor the device can't see yet: its index and the flags it will get.
+    unpublished: Option<(u16, u16)>,
+    /// Descriptors offered since the last publication.
+    offered: u16,
+    /// Descriptors published since we last asked whether to kick.
+    unsignalled: u32,
+    event_idx: bool,
+    ledger: Ledger<T>,
+    indirect: Option<Table<PackedDescriptor>>,
+}
+
+impl<T> PackedDriver<T> {
+    pub(super) fn new(
+        memory: &MemoryMap,
+        spec: &QueueSpec,
+        area: Option<IndirectArea>,
+    ) -> Result<Self, QueueError> {
+        let tables = PackedTables::resolve(memory, spec)?;
+        let entries = |area: IndirectArea| area.bytes() / 16;
+        let indirect = match area.filter(|area| spec.indirect && entries(*area) > 0) {
+            Some(area) => Some(memory.table(area.at, entries(area))?),
+            None => None,
+        };
+        Self::from_tables(tables, indirect, spec, area)
+    }
+
+    pub(super) fn from_tables(
+        tables: PackedTables,
+        indirect: Option<Table<PackedDescriptor>>,
+        spec: &QueueSpec,
+        area: Option<IndirectArea>,
+    ) -> Result<Self, QueueError> {
+        // Our own ring holds nothing yet, so it begins where descriptors become available, whatever was in flight before.
+        let (start, _) = match spec.start_at {
+            QueuePosition(0) => (PackedPoint::START, PackedPoint::START),
+            _ => spec.packed_start()?,
+        };
+        let queue = Self {
+            tables,
+            size: spec.size,
+            available: start,
+            used: start,
+            unpublished: None,
+            offered: 0,
+            unsignalled: 0,
+            event_idx: spec.event_idx,
+            ledger: Ledger::new(spec, area),
+            indirect,
+        };
+        queue.initialise(start);
+        Ok(queue)
+    }
+
+    /// Puts the ring into the state of a queue on which everything up to `start` was used. No device is looking yet.
+    fn initialise(&self, start: PackedPoint) {
+        for (index, descriptor) in self.tables.ring.iter().enumerate() {
+            let this_lap = index < usize::from(start.index);
+            descriptor.set_flags(used_bits(start.wrap == this_lap), Ordering::Relaxed);
+        }
+        // Both sides want to be notified.
+        self.tables.driver_event[0].store(packed_word::ENABLE.to_le(), Ordering::Relaxed);
+        self.tables.device_event[0].store(packed_word::ENABLE.to_le(), Ordering::Release);
+    }
+
+    #[inline]
+    pub(super) fn ledger(&self) -> &Ledger<T> {
+        &self.ledger
+    }
+
+    pub(super) fn ledger_mut(&mut self) -> &mut Ledger<T> {
+        &mut self.ledger
+    }
+
+    /// Offers a chain for which there are enough descriptors.
+    #[inline]
+    pub(super) fn offer_direct(&mut self, offer: Offer<'_, T>) {
+        let id = self.ledger.first_free();
+        let mut record_index = id;
+        let mut left = offer.segments();
+        for (segment, writable) in offer.iter() {
+            left -= 1;
+            let record = self.ledger.record_mut(record_index);
+            (record.addr, record.len) = (segment.addr, segment.len);
+            record_index = record.next;
+            let write = if writable { flag::WRITE } else { 0 };
+            let next = if left > 0 { flag::NEXT } else { 0 };
+            let at = self.available.index;
+            let descriptor = &self.tables.ring[usize::from(at)];
+            descriptor.set_addr(segment.addr.0, Ordering::Relaxed);
+            descriptor.set_len(segment.len, Ordering::Relaxed);
+            descriptor.set_id(id, Ordering::Relaxed);
+            self.set_flags_or_wait(write | next);
+        }
+        self.ledger.insert(offer, NO_TABLE, record_index);
+    }
+
+    /// Offers a chain through an indirect table, one of which is free (VIRTIO 1.4, 2.8.7).
+    pub(super) fn offer_indirect(&mut self, offer: Offer<'_, T>) {
+        let table = self.ledger.fill_table(&offer);
+        let segments = offer.segments();
+        let first = self.ledger.table_first(table);
+        let entries =
+            &self.indirect.as_deref().expect("a pool has its memory")[first..][..segments];
+        for (entry, (segment, writable)) in entries.iter().zip(offer.iter()) {
+            entry.set_addr(segment.addr.0, Ordering::Relaxed);
+            entry.set_len(segment.len, Ordering::Relaxed);
+            entry.set_id(0, Ordering::Relaxed);
+            entry.set_flags(if writable { flag::WRITE } else { 0 }, Ordering::Relaxed);
+        }
+        let id = self.ledger.first_free();
+        let descriptor = &self.tables.ring[usize::from(self.available.index)];
+        descriptor.set_addr(self.ledger.table_addr(table).0, Ordering::Relaxed);
+        descriptor.set_len(16 * segments as u32, Ordering::Relaxed);
+        descriptor.set_id(id, Ordering::Relaxed);
+        self.set_flags_or_wait(flag::INDIRECT);
+        let next_free = self.ledger.record_mut(id).next;
+        self.ledger.insert(offer, table, next_free);
+    }
+
+    /// Finishes the descriptor at the available position. The device looks at descriptors in ring order, so holding back
+    /// the flags of the first until publication holds back all.
+    #[inline]
+    fn set_flags_or_wait(&mut self, flags: u16) {
+        let PackedPoint { index, wrap } = self.available;
+        let flags = flags | available_bits(wrap);
+        match self.unpublished {
+            None => self.unpublished = Some((index, flags)),
+            Some(_) => {
+                self.tables.ring[usize::from(index)].set_flags(flags, Ordering::Relaxed);
+            }
+        }
+        self.available = self.available.advanced(1, self.size);
+        self.offered += 1;
+    }
+
+    #[inline]
+    pub(super) fn publish_available(&mut self) {
+        if let Some((index, flags)) = self.unpublished.take() {
+            // Release: all other descriptors, and the data, before these flags (VIRTIO 1.4, 2.8.21.2); pairs with the
+            // device's barrier after it finds the descriptor available.
+            self.tables.ring[usize::from(index)].set_flags(flags, Ordering::Release);
+            let offered = std::mem::take(&mut self.offered);
+            self.unsignalled = self.unsignalled.saturating_add(offered.into());
+        }
+    }
+
+    #[inline]
+    pub(super) fn wants_kick(&mut self) -> bool {
+        let published = std::mem::take(&mut self.unsignalled);
+        if published == 0 {
+            return false;
+        }
+        // StoreLoad: the descriptors before the device's wish; pairs with the fence in its `arm_kick`.
+        fence(Ordering::SeqCst);
+        let word = u32::from_le(self.tables.device_event[0].load(Ordering::Relaxed));
+        match packed_word::parse(word, self.event_idx) {
+            Wish::Always => true,
+            Wish::Never => false,
+            Wish::At(event) => packed_crossed(event, self.available, published, self.size),
+        }
+    }
+
+    #[inline]
+    pub(super) fn take_used(&mut self) -> Result<Option<(T, u32)>, QueueError> {
+        let (id, written) = if self.ledger.in_batch() {
+            self.ledger.next_of_batch().expect("a batch was begun")
+        } else {
+            let descriptor = &self.tables.ring[usize::from(self.used.index)];
+            // Acquire: pairs with the device's barrier before it writes the flags.
+            let flags = descriptor.flags(Ordering::Acquire);
+            if !has_bits(flags, used_bits(self.used.wrap)) {
+                return Ok(None);
+            }
+            let id = descriptor.id(Ordering::Relaxed);
+            let len = descriptor.len(Ordering::Relaxed);
+            let last = self.ledger.check(id.into(), self.length(id, flags, len))?;
+            if self.ledger.is_in_order() {
+                self.ledger.begin_batch(last, self.length(id, flags, len));
+                self.ledger.next_of_batch().expect("a batch was begun")
+            } else {
+                (last, self.length(id, flags, len))
+            }
+        };
+        let (context, slots) = self.ledger.remove(id);
+        self.used = self.used.advanced(slots, self.size);
+        Ok(Some((context, written)))
+    }
+
+    /// The used length: meaningless without WRITE (VIRTIO 1.4, 2.8.5), but there are devices that never set it, so then it
+    /// counts if it is possible.
+    #[inline]
+    fn length(&self, id: u16, flags: u16, len: u32) -> u32 {
+        let meant = flags & flag::WRITE != 0 || self.ledger.check(id.into(), len).is_ok();
+        if meant { len } else { 0 }
+    }
+
+    #[inline]
+    pub(super) fn arm_interrupt(&mut self) -> bool {
+        let word = match self.event_idx {
+            true => packed_word::at(self.used),
+            false => packed_word::ENABLE,
+        };
+        self.tables.driver_event[0].store(word.to_le(), Ordering::Relaxed);
+        // StoreLoad: our wish before the descriptor's flags; pairs with the fence in the device's `wants_interrupt`.
+        fence(Ordering::SeqCst);
+        self.has_used()
+    }
+
+    #[inline]
+    pub(super) fn disarm_interrupt(&mut self) {
+        self.tables.driver_event[0].store(packed_word::DISABLE.to_le(), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn has_used(&self) -> bool {
+        if self.ledger.in_batch() {
+            return true;
+        }
+        let flags = self.tables.ring[usize::from(self.used.index)].flags(Ordering::Acquire);
+        has_bits(flags, used_bits(self.used.wrap))
+    }
+
+    pub(super) fn position(&self) -> QueuePosition {
+        QueuePosition::packed(self.available, self.used)
+    }
+}
