@@ -1,3 +1,44 @@
 //! The ways to reach a driver or a device, one file each, and the table of them.
-
+//!
+//! To add a transport: write its file, with a `TRANSPORT` entry, and name it in [`TRANSPORTS`]. The help text, `doctor` and the
+//! end-to-end rows come from the table.
 #![forbid(unsafe_code)]
+
+use virtio::{DeviceError, DriverEnd, EndError, ParameterError, Parameters, VirtioDevice};
+
+/// Why an end could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+    /// The device's side failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The driver's side failed.
+    #[error(transparent)]
+    End(#[from] EndError),
+}
+
+/// Makes a driver end from its settings.
+pub type OpenDriverEnd = fn(Parameters) -> Result<Box<dyn DriverEnd>, OpenError>;
+
+/// Makes a device end from its settings.
+pub type OpenDeviceEnd = fn(Parameters) -> Result<Box<dyn VirtioDevice>, OpenError>;
+
+/// A way to reach a driver, a device, or either.
+pub struct Transport {
+    /// What stands before the colon of an address, as `vfio-user`.
+    pub scheme: &'static str,
+    /// One line for the help text.
+    pub help: &'static str,
+    /// Its settings, one line each, `key=VALUE  what it does`.
+    pub settings: &'static [&'static str],
+    /// How to make its driver end, if it has one.
+    pub driver_end: Option<OpenDriverEnd>,
+    /// How to make its device end, if it has one.
+    pub device_end: Option<OpenDeviceEnd>,
+}
+
+/// Every transport.
+pub static TRANSPORTS: &[&Transport] = &[];
