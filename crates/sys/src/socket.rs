@@ -133,12 +133,21 @@ impl Connection {
         Ok(())
     }
 
+    /// Ends the connection in both directions; the peer and every waiting thread find it closed.
+    pub fn shutdown(&self) {
+        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
+    }
+
     /// Waits until there is something to read, up to `limit`.
     ///
     /// # Errors
     /// `TimedOut` when nothing came.
     pub fn wait_readable(&self, limit: std::time::Duration) -> io::Result<()> {
-        self.wait(rustix::event::PollFlags::IN, std::time::Instant::now() + limit)
+        let now = std::time::Instant::now();
+        // A limit beyond the clock's range is as good as none.
+        let deadline =
+            now.checked_add(limit).unwrap_or(now + std::time::Duration::from_secs(1 << 32));
+        self.wait(rustix::event::PollFlags::IN, deadline)
     }
 
     fn wait(
