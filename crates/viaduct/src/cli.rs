@@ -1,0 +1,157 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Connects any virtio driver to any virtio device.
+#[derive(Parser, Debug)]
+#[command(name = "viaduct", version, about, after_help = AFTER_HELP, max_term_width = 120)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  viaduct demo
+  viaduct bridge vfio-user:/tmp/disk.sock vhost-user:/tmp/qsd.sock
+  viaduct bridge vhost-user:/tmp/net.sock net:echo mode=copy
+  viaduct device blk --socket-path=/tmp/blk.sock path=disk.img
+  viaduct probe vhost-user:/tmp/qsd.sock
+
+Logging: RUST_LOG=debug (or info, warn, error, or bridge=trace,transports=debug).
+
+Exit status: 0 done or stopped by a signal, 1 failed while running, 2 wrong usage,
+3 an end could not be opened, 4 doctor found something missing.";
+
+/// The subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Joins a driver end and a device end until stopped
+    Bridge(Bridge),
+    /// Runs a built-in device as a vhost-user daemon
+    Device(Device),
+    /// Runs the bridges and devices of a TOML file in one process
+    Run(Run),
+    /// Tells what this machine can do, and why not
+    Doctor,
+    /// Shows what is really offered at a socket: features, queues, config by name
+    Probe(Probe),
+    /// Shows the whole path at work, without root, QEMU or network
+    Demo(Demo),
+    /// Prints a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Writes the man pages into a folder
+    Man {
+        /// The folder; it is made if needed
+        folder: PathBuf,
+    },
+}
+
+/// `viaduct bridge`.
+#[derive(Args, Debug)]
+#[command(after_help = BRIDGE_HELP)]
+pub struct Bridge {
+    /// Where the driver is, as vfio-user:/run/disk.sock
+    pub driver_end: String,
+    /// Where the device is, as vhost-user:/run/qsd.sock or blk:path=disk.img
+    pub device_end: String,
+    /// Settings of the bridge
+    #[arg(value_name = "key=value")]
+    pub settings: Vec<String>,
+}
+
+const BRIDGE_HELP: &str = "\
+Settings of the bridge:
+  mode=auto|pass|translate|copy|remote
+                   pass hands memory and events on and gets out of the way; translate relays descriptors;
+                   copy moves bytes through a pool, the only memory the device sees; remote reaches the
+                   driver's memory by messages. auto takes the first that works and says why.
+  ring=auto|split|packed   layout of the rings towards the device
+  pool=SIZE        bounce memory of a queue in copy and remote mode
+  bytes-per-second=SIZE, requests-per-second=N   limits of each queue
+  workers=N        threads that move requests
+  stats=SECONDS    print counters that often
+
+The settings of each end are listed by 'viaduct doctor'.
+
+Examples:
+  viaduct bridge vfio-user:/tmp/disk.sock vhost-user:/tmp/qsd.sock
+  viaduct bridge vhost-user:/tmp/front.sock vhost-user:/tmp/back.sock mode=copy pool=16M
+  viaduct bridge vfio-user:/tmp/net.sock vhost-user:/tmp/passt.sock,type=net";
+
+/// `viaduct device`.
+#[derive(Args, Debug)]
+#[command(after_help = DEVICE_HELP)]
+pub struct Device {
+    /// The kind of device: blk, net, console, rng
+    pub kind: String,
+    /// Listen at this path
+    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
+    pub socket_path: Option<PathBuf>,
+    /// Serve the connection on this inherited descriptor
+    #[arg(long, value_name = "FDNUM")]
+    pub fd: Option<i32>,
+    /// Print what the program can do as JSON, and exit
+    #[arg(long)]
+    pub print_capabilities: bool,
+    /// The image, for blk (the same as path=)
+    #[arg(long, value_name = "FILE")]
+    pub blk_file: Option<PathBuf>,
+    /// Refuse writes, for blk (the same as readonly=on)
+    #[arg(long)]
+    pub read_only: bool,
+    /// Settings of the device
+    #[arg(value_name = "key=value")]
+    pub settings: Vec<String>,
+}
+
+const DEVICE_HELP: &str = "\
+Follows the conventions for vhost-user back-end programs of QEMU's documentation.
+
+Examples:
+  viaduct device blk --socket-path=/tmp/blk.sock path=disk.img
+  viaduct device rng --socket-path=/tmp/rng.sock
+  viaduct device net --fd=3 tap=tap0";
+
+/// `viaduct run`.
+#[derive(Args, Debug)]
+#[command(after_help = RUN_HELP)]
+pub struct Run {
+    /// The file
+    pub file: PathBuf,
+}
+
+const RUN_HELP: &str = "\
+The file:
+  workers = 1
+
+  [bridge.disk]
+  driver = \"vfio-user:/run/disk.sock\"
+  device = \"vhost-user:/run/qsd.sock\"
+  mode = \"copy\"
+  pool = \"16M\"
+
+  [bridge.entropy]
+  driver = \"vhost-user:/run/rng.sock\"
+  device = \"rng:\"";
+
+/// `viaduct probe`.
+#[derive(Args, Debug)]
+pub struct Probe {
+    /// The socket of a daemon, as vhost-user:/run/qsd.sock
+    pub end: String,
+}
+
+/// `viaduct demo`.
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// MiB to write and read back in each mode
+    #[arg(long, default_value_t = 256)]
+    pub mib: u32,
+}

@@ -1,0 +1,66 @@
+//! `viaduct run`: many bridges in one process, from a TOML file.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::address::{self, Address};
+use crate::cli::Run;
+use crate::commands::bridge;
+use crate::supervisor::{self, Bridge};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    workers: Option<usize>,
+    #[serde(default)]
+    bridge: BTreeMap<String, Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    driver: String,
+    device: String,
+    #[serde(flatten)]
+    settings: BTreeMap<String, toml::Value>,
+}
+
+/// Runs the file's bridges until stopped.
+pub fn run(options: &Run) -> Result<()> {
+    let path = options.file.display();
+    let text = fs::read_to_string(&options.file).with_context(|| format!("can't read {path}"))?;
+    let file: File = toml::from_str(&text).with_context(|| format!("can't make sense of {path}"))?;
+    if file.bridge.is_empty() {
+        bail!("{path} has no [bridge.NAME] table: see 'viaduct run --help'");
+    }
+    bridge::start_workers(file.workers.unwrap_or(1))?;
+    let bridges = file.bridge.iter().map(|(name, entry)| {
+        open(name, entry).with_context(|| format!("bridge {name} of {path}"))
+    });
+    supervisor::run(bridges.collect::<Result<_>>()?, None)
+}
+
+fn open(name: &str, entry: &Entry) -> Result<Bridge> {
+    let settings = entry
+        .settings
+        .iter()
+        .map(|(key, value)| Ok((key.clone(), address::value(&plain(key, value)?))))
+        .collect::<Result<_>>()?;
+    let driver = Address::parse(&entry.driver)?;
+    let device = Address::parse(&entry.device)?;
+    let (bridge, _) = bridge::open(name, &driver, &device, settings)?;
+    Ok(bridge)
+}
+
+/// A setting as it would be typed on the command line.
+fn plain(key: &str, value: &toml::Value) -> Result<String> {
+    match value {
+        toml::Value::String(text) => Ok(text.clone()),
+        toml::Value::Integer(number) => Ok(number.to_string()),
+        toml::Value::Boolean(flag) => Ok(if *flag { "on" } else { "off" }.into()),
+        other => bail!("{key} = {other}: expected a text, a whole number, true or false"),
+    }
+}

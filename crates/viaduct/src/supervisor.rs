@@ -1,0 +1,133 @@
+//! Runs bridges, each in a thread of its own, until all have ended or a signal asks for the end.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use sys::{Epoll, EventFd, Interest, StopSignal};
+use virtio::{DriverEnd, EndError, Stop, VirtioDevice};
+
+/// How long bridges may take to finish what is in flight after a signal.
+const DRAIN: Duration = Duration::from_millis(900);
+
+/// Stack of a control thread: its calls are shallow and its buffers on the heap.
+const STACK_BYTES: usize = 512 * 1024;
+
+/// A bridge ready to run.
+pub struct Bridge {
+    /// For messages.
+    pub name: String,
+    /// Where the driver is.
+    pub driver: Box<dyn DriverEnd>,
+    /// Where the device is, with whatever is wrapped around it.
+    pub device: Box<dyn VirtioDevice>,
+}
+
+struct Running {
+    name: String,
+    stop: Stop,
+    thread: JoinHandle<()>,
+}
+
+/// Runs the bridges. `each_second` is called about once a second if there is one.
+///
+/// # Errors
+/// A bridge could not be started, or the first one that failed.
+pub fn run(bridges: Vec<Bridge>, every: Option<(Duration, Box<dyn FnMut()>)>) -> Result<()> {
+    let signal = StopSignal::install().context("can't take over SIGTERM")?;
+    let wake = Arc::new(EventFd::new()?);
+    let (ended, ends) = channel();
+    let mut running = Vec::new();
+    for bridge in bridges {
+        running.push(start(bridge, &wake, &ended)?);
+    }
+    // Outside systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let result = wait(&mut running, signal, &wake, &ends, every);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    drain(running, &wake, &ends);
+    result
+}
+
+type Ended = (String, Result<(), EndError>);
+
+fn start(bridge: Bridge, wake: &Arc<EventFd>, ended: &Sender<Ended>) -> Result<Running> {
+    let Bridge { name, driver, device } = bridge;
+    let stop = Stop::new()?;
+    let (wake, ended, thread_name, thread_stop) = (Arc::clone(wake), ended.clone(), name.clone(), stop.clone());
+    let thread = std::thread::Builder::new()
+        .name(name.clone())
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            let result = driver.serve(device, thread_stop);
+            // The supervisor is there until all bridges have ended.
+            let _ = ended.send((thread_name, result));
+            wake.signal();
+        })
+        .with_context(|| format!("can't start a thread for {name}"))?;
+    Ok(Running { name, stop, thread })
+}
+
+/// Waits until a signal comes or every bridge has ended.
+fn wait(
+    running: &mut Vec<Running>,
+    signal: StopSignal,
+    wake: &EventFd,
+    ends: &Receiver<Ended>,
+    mut every: Option<(Duration, Box<dyn FnMut()>)>,
+) -> Result<()> {
+    let epoll = Epoll::new()?;
+    epoll.add(signal.as_fd(), 0, Interest::Read)?;
+    epoll.add(wake.as_fd(), 1, Interest::Read)?;
+    let mut ready = Vec::new();
+    let mut first_error = None;
+    let mut next = every.as_ref().map(|(period, _)| Instant::now() + *period);
+    while !running.is_empty() && !signal.is_set() {
+        let limit = next.map(|next| next.saturating_duration_since(Instant::now()));
+        epoll.wait(&mut ready, limit)?;
+        wake.drain();
+        while let Ok((name, result)) = ends.try_recv() {
+            running.retain(|bridge| bridge.name != name);
+            if let Err(error) = result {
+                tracing::error!(bridge = name, "{error}");
+                first_error.get_or_insert_with(|| anyhow!("{name}: {error}"));
+            }
+        }
+        if let (Some((period, tell)), Some(due)) = (&mut every, next)
+            && Instant::now() >= due
+        {
+            tell();
+            next = Some(due + *period);
+        }
+    }
+    first_error.map_or(Ok(()), Err)
+}
+
+/// Asks the remaining bridges to end and waits for them, but not for ever.
+fn drain(running: Vec<Running>, wake: &EventFd, ends: &Receiver<Ended>) {
+    for bridge in &running {
+        bridge.stop.ask();
+    }
+    let deadline = Instant::now() + DRAIN;
+    let mut left = running.len();
+    while left > 0 {
+        let limit = deadline.saturating_duration_since(Instant::now());
+        match ends.recv_timeout(limit) {
+            Ok((name, Err(error))) => tracing::warn!(bridge = name, "while ending: {error}"),
+            Ok(_) => {}
+            Err(_) => {
+                tracing::warn!("{left} bridges did not end in time and are cut off");
+                return;
+            }
+        }
+        left -= 1;
+    }
+    wake.drain();
+    for bridge in running {
+        // It has reported its end, so this does not wait.
+        let _ = bridge.thread.join();
+    }
+}
