@@ -76,6 +76,7 @@ impl Access for Direct {
             memory: Arc::clone(&self.memory),
             kick: Some(Arc::clone(&kick)),
             call: Notifier::new(Arc::clone(&interrupt)),
+            in_flight: None,
         })?;
         Ok(Bell { ring: Box::new(move || kick.signal()), interrupt })
     }

@@ -10,6 +10,7 @@ const PAGE_BYTES: u64 = 4096;
 #[derive(Debug)]
 pub struct DirtyLog {
     bits: Table<AtomicU8>,
+    mapping: Arc<Mapping>,
 }
 
 impl DirtyLog {
@@ -18,7 +19,14 @@ impl DirtyLog {
     /// # Errors
     /// [`MemoryError::BadTable`] if the mapping can't be written.
     pub fn new(mapping: &Arc<Mapping>) -> Result<Arc<Self>, MemoryError> {
-        Ok(Arc::new(Self { bits: mapping.table(0, mapping.len())? }))
+        let bits = mapping.table(0, mapping.len())?;
+        Ok(Arc::new(Self { bits, mapping: Arc::clone(mapping) }))
+    }
+
+    /// The memory of the bitmap, to be handed to whoever writes in our place.
+    #[must_use]
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
     }
 
     /// Marks the pages of `[at, at + len)`; pages beyond the bitmap are ignored.

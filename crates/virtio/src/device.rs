@@ -36,6 +36,16 @@ impl Reach {
         Self { maps_memory: true, runs_rings: true, max_regions: mem::MAX_REGIONS };
 }
 
+/// Who starts the queues again when a device that went away ([`DeviceEvent::Gone`]) is back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recovery {
+    /// The device itself, on the same rings where they had stopped: the driver's own rings, which nobody can make afresh.
+    #[default]
+    InPlace,
+    /// Whoever called [`VirtioDevice::set_recovery`]: the rings are its own and it knows what was in flight.
+    ByCaller,
+}
+
 /// Why a device did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -149,6 +159,17 @@ pub trait VirtioDevice: Send {
     /// The event behind a running queue's [`QueueSetup::call`] has changed; of interest only to who has handed it on.
     fn notifier_changed(&mut self, index: u16) {
         let _ = index;
+    }
+
+    /// Settles who starts the queues again when the device went away and came back; of interest to devices that can.
+    ///
+    /// With [`Recovery::ByCaller`], every queue counts as stopped from [`DeviceEvent::Gone`] on: the device touches no ring
+    /// any more and [`VirtioDevice::stop_queue`] fails with [`DeviceError::NoSuchQueue`], which the caller takes for done. At
+    /// [`DeviceEvent::Back`] features and memory are in force again, and the caller calls [`VirtioDevice::start_queue`] for
+    /// each queue with a fresh ring in which it offers again what was in flight. With [`Recovery::InPlace`] the device has
+    /// started them itself when it reports [`DeviceEvent::Back`].
+    fn set_recovery(&mut self, recovery: Recovery) {
+        let _ = recovery;
     }
 
     /// The driver has written the device status; of interest to devices that live elsewhere.

@@ -19,12 +19,12 @@ mod parameters;
 mod setup;
 mod status;
 
-pub use device::{DeviceError, Identity, Reach, VirtioDevice};
+pub use device::{DeviceError, Identity, Reach, Recovery, VirtioDevice};
 pub use end::{DriverEnd, EndError, Stop};
 pub use events::{DeviceEvent, EventSink, EventSource};
 pub use features::{FeatureName, Features, names_of};
 pub use ids::{DeviceType, MAX_QUEUES};
 pub use notifier::Notifier;
 pub use parameters::{ParameterError, Parameters, Value};
-pub use setup::QueueSetup;
+pub use setup::{InFlightArea, QueueSetup};
 pub use status::{Status, StatusMachine, Transition};

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use mem::AddressSpace;
+use mem::{AddressSpace, Mapping};
 use sys::EventFd;
 use virtqueue::QueueSpec;
 
@@ -21,4 +21,18 @@ pub struct QueueSetup {
     pub kick: Option<Arc<EventFd>>,
     /// To interrupt the driver.
     pub call: Notifier,
+    /// Where to record which requests are in flight; `None` if nobody would read it.
+    pub in_flight: Option<Arc<InFlightArea>>,
+}
+
+/// Memory that outlives this process and holds, for all queues of a device, which requests are in flight (vhost-user,
+/// "Inflight I/O tracking", which also defines its layout). The driver's side keeps it and gives it to whoever comes next.
+#[derive(Clone, Debug)]
+pub struct InFlightArea {
+    /// Memory that starts with the area; all zeros when the area is new.
+    pub mapping: Arc<Mapping>,
+    /// Number of queues recorded.
+    pub queues: u16,
+    /// Entries of each queue's record.
+    pub queue_size: u16,
 }
