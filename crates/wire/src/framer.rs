@@ -125,3 +125,41 @@ impl<P: Framing> Framer<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vhost_user::{HEADER_LEN, MAX_PAYLOAD, Request, VhostUser};
+
+    #[test]
+    fn never_wants_a_byte_of_the_next_message() {
+        let mut bytes = Vec::new();
+        Request::SetFeatures(7).encode(0, &mut bytes);
+        let first = bytes.len();
+        Request::SetOwner.encode(0, &mut bytes);
+        let mut framer = Framer::<VhostUser>::new(MAX_PAYLOAD);
+        assert_eq!(framer.wanted(), HEADER_LEN);
+        assert_eq!(framer.feed(&bytes[..HEADER_LEN - 1]), Ok(HEADER_LEN - 1));
+        assert_eq!((framer.wanted(), framer.is_empty()), (1, false));
+        assert_eq!(framer.feed(&bytes[HEADER_LEN - 1..]), Ok(first - HEADER_LEN + 1));
+        assert_eq!((framer.wanted(), framer.space().len()), (0, 0));
+        let payload = 7u64.to_ne_bytes();
+        assert_eq!(framer.message().map(|(_, payload)| payload), Some(&payload[..]));
+        assert_eq!(framer.feed(&bytes[first..]), Ok(0), "the first message is still there");
+        framer.next_message();
+        assert_eq!(framer.feed(&bytes[first..]), Ok(HEADER_LEN));
+        assert_eq!(framer.message().map(|(_, payload)| payload), Some(&[][..]));
+    }
+
+    #[test]
+    fn limit_holds_from_the_next_header_on() {
+        let mut bytes = Vec::new();
+        Request::SetFeatures(7).encode(0, &mut bytes);
+        let mut framer = Framer::<VhostUser>::new(8);
+        assert_eq!(framer.feed(&bytes), Ok(bytes.len()));
+        framer.next_message();
+        framer.set_max_payload(7);
+        assert_eq!(framer.feed(&bytes), Err(DecodeError::TooLarge { size: 8, limit: 7 }));
+        assert_eq!(framer.message(), None);
+    }
+}

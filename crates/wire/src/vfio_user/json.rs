@@ -263,7 +263,8 @@ mod tests {
 
     #[test]
     fn values_are_reported_with_their_path() {
-        let text = r#" { "a" : { "b":1, "c" : true }, "d": [1, {"e": 2}], "f": "1", "g": 18446744073709551615 } "#;
+        let text = r#" { "a" : { "b":1, "c" : true }, "d": [1, {"e": 2}],
+            "f": "1", "g": 18446744073709551615 } "#;
         let expected = [
             ("a.b".to_string(), Value::Whole(1)),
             ("a.c".to_string(), Value::Bool(true)),

@@ -22,7 +22,7 @@ pub enum Reply<'a> {
     NoConfig,
     /// Answer to GET_INFLIGHT_FD, with one descriptor; without one, there is no area.
     Inflight(Inflight),
-    /// Answer to SET_MEM_TABLE while postcopy listens: where the regions are mapped.
+    /// Answer to SET_MEM_TABLE while postcopy listens: where the regions are mapped. Never empty.
     MemTable(MemoryTable),
     /// Answer to ADD_MEM_REG while postcopy listens: where the region is mapped.
     MemReg(MemoryRegion),
@@ -68,7 +68,7 @@ impl<'a> Reply<'a> {
             id::GET_CONFIG if payload.is_empty() => Self::NoConfig,
             id::GET_CONFIG => Self::Config(Config::take(f, true)?),
             id::GET_INFLIGHT_FD => Self::Inflight(Inflight::take(f)?),
-            id::SET_MEM_TABLE if payload.len() > ACK_LEN => Self::MemTable(MemoryTable::take(f)?),
+            id::SET_MEM_TABLE if payload.len() > ACK_LEN => Self::mem_table(f)?,
             id::ADD_MEM_REG if payload.len() > ACK_LEN => {
                 Self::MemReg(MemoryRegion::take_single(f)?)
             }
@@ -79,6 +79,15 @@ impl<'a> Reply<'a> {
             id::SET_LOG_BASE => Self::LogBase,
             _ => Self::Value(f.u64()?),
         })
+    }
+
+    fn mem_table(fields: &mut Fields<'_>) -> Result<Self, DecodeError> {
+        let table = MemoryTable::take(fields)?;
+        // Without regions it would be as long as an acknowledgement, which it could be taken for.
+        if table.regions().is_empty() {
+            return Err(DecodeError::Value { field: "number of regions", value: 0 });
+        }
+        Ok(Self::MemTable(table))
     }
 
     fn device_state_fd(value: u64, fds: usize) -> Result<Self, DecodeError> {

@@ -82,6 +82,14 @@ fn too_many_regions_are_refused_before_the_payload_is_read() {
 }
 
 #[test]
+fn empty_table_in_a_reply_is_no_acknowledgement() {
+    let header = Header { request: id::SET_MEM_TABLE, flags: VERSION | REPLY, size: 12 };
+    let refused = DecodeError::Value { field: "number of regions", value: 0 };
+    assert_eq!(Reply::decode(&header, &[0; 12], 0), Err(refused));
+    assert_eq!(Reply::decode(&header, &[0; 8], 0), Ok(Reply::Value(0)));
+}
+
+#[test]
 fn single_region_has_padding_first() {
     let region = MemoryRegion { guest_address: 1, size: 2, user_address: 3, mmap_offset: 4 };
     let bytes = words(&[37, 1, 40, 0, 0, 1, 0, 2, 0, 3, 0, 4, 0]);
