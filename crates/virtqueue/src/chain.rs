@@ -25,7 +25,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// An empty chain with room for `max_segments`; a queue's size is always enough, since no chain may be longer.
+    /// An empty chain with room for `max_segments`; a queue's size is always enough, since no chain
+    /// may be longer.
     #[must_use]
     pub fn with_capacity(max_segments: usize) -> Self {
         let segments = vec![Segment::default(); max_segments].into_boxed_slice();
@@ -112,15 +113,16 @@ impl Chain {
 
 /// A chain that was taken and must be given back, untaken, or abandoned with its queue.
 ///
-/// Dropping it instead would leave the driver waiting for ever: a panic in debug builds, counted in release builds
-/// (see [`lost_chains`]).
+/// Dropping it instead would leave the driver waiting for ever: a panic in debug builds, counted in
+/// release builds (see [`lost_chains`]).
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a taken chain must be given back"]
 pub struct ChainId(u16);
 
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// How many [`ChainId`]s this process dropped without giving them back. Anything but 0 is a bug of ours.
+/// How many [`ChainId`]s this process dropped without giving them back. Anything but 0 is a bug of
+/// ours.
 #[must_use]
 pub fn lost_chains() -> u64 {
     LOST.load(Ordering::Relaxed)
@@ -132,8 +134,8 @@ impl ChainId {
         Self(index)
     }
 
-    /// Index of the chain's head in a split queue, its buffer id in a packed one; below the queue size, and not shared
-    /// with any other chain in flight on this queue.
+    /// Index of the chain's head in a split queue, its buffer id in a packed one; below the queue
+    /// size, and not shared with any other chain in flight on this queue.
     #[must_use]
     #[inline]
     pub fn index(&self) -> u16 {

@@ -30,8 +30,8 @@ pub(crate) mod flag {
 
 /// A virtqueue seen from the device.
 ///
-/// The driver's side of the ring is hostile: see the crate's documentation. The queue takes as fast as it is asked to; how
-/// many chains are in flight at once is bounded by the queue size.
+/// The driver's side of the ring is hostile: see the crate's documentation. The queue takes as fast
+/// as it is asked to; how many chains are in flight at once is bounded by the queue size.
 #[derive(Debug)]
 pub struct DeviceQueue {
     ring: Ring,
@@ -81,11 +81,12 @@ impl DeviceQueue {
         either!(mut self, ring => ring.rebind(memory, &self.spec))
     }
 
-    /// Takes the next chain, if there is one, and fills `chain` with its buffers. Indirect tables are read through
-    /// `memory`; the buffers are not looked at.
+    /// Takes the next chain, if there is one, and fills `chain` with its buffers. Indirect tables
+    /// are read through `memory`; the buffers are not looked at.
     ///
     /// # Errors
-    /// [`QueueError::Miss`] changes nothing and may be tried again; any other error means that the driver broke a rule.
+    /// [`QueueError::Miss`] changes nothing and may be tried again; any other error means that the
+    /// driver broke a rule.
     #[inline]
     pub fn take(
         &mut self,
@@ -95,16 +96,19 @@ impl DeviceQueue {
         either!(mut self, ring => ring.take(memory, chain))
     }
 
-    /// Undoes the most recent take, so that the next one takes the same chain again. Several can be undone in reverse order.
+    /// Undoes the most recent take, so that the next one takes the same chain again. Several can be
+    /// undone in reverse order.
     #[inline]
     pub fn untake(&mut self, id: ChainId) {
         either!(mut self, ring => ring.untake(id));
     }
 
-    /// Gives a chain back to the driver with `written` bytes in its device-writable part, which are known to be written:
-    /// the driver may read as many. It sees it after [`DeviceQueue::publish_used`].
+    /// Gives a chain back to the driver with `written` bytes in its device-writable part, which are
+    /// known to be written: the driver may read as many. It sees it after
+    /// [`DeviceQueue::publish_used`].
     ///
-    /// With VIRTIO_F_IN_ORDER, chains given back early wait in private memory for those before them.
+    /// With VIRTIO_F_IN_ORDER, chains given back early wait in private memory for those before
+    /// them.
     #[inline]
     pub fn give_back(&mut self, id: ChainId, written: u32) {
         either!(mut self, ring => ring.give_back(id, written));
@@ -123,8 +127,8 @@ impl DeviceQueue {
         either!(mut self, ring => ring.wants_interrupt())
     }
 
-    /// Asks the driver to notify us of the next chain. True if there is one already: then no notification may come, and
-    /// the caller goes on taking.
+    /// Asks the driver to notify us of the next chain. True if there is one already: then no
+    /// notification may come, and the caller goes on taking.
     #[inline]
     #[must_use]
     pub fn arm_kick(&mut self) -> bool {

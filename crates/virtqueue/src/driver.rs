@@ -11,7 +11,8 @@ use ledger::Offer;
 use packed::PackedDriver;
 use split::SplitDriver;
 
-/// Memory for indirect tables: `tables` tables of `entries` descriptors of 16 bytes, one behind the other.
+/// Memory for indirect tables: `tables` tables of `entries` descriptors of 16 bytes, one behind the
+/// other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IndirectArea {
     /// Address of the first table, aligned to 16 bytes.
@@ -32,8 +33,9 @@ impl IndirectArea {
 
 /// A virtqueue seen from the driver. `T` is what the caller wants back with each chain.
 ///
-/// The device's side of the ring is hostile, and the shared rings are only written here, never read back: everything
-/// needed to take a chain back, or to offer it again to another device, is in private memory.
+/// The device's side of the ring is hostile, and the shared rings are only written here, never read
+/// back: everything needed to take a chain back, or to offer it again to another device, is in
+/// private memory.
 #[derive(Debug)]
 pub struct DriverQueue<T> {
     ring: Ring<T>,
@@ -62,8 +64,9 @@ macro_rules! either {
 }
 
 impl<T> DriverQueue<T> {
-    /// A queue over rings in `memory`, which no device uses yet: they are initialised. If the feature was negotiated,
-    /// chains of two or more segments go into the tables at `indirect` while there are free ones.
+    /// A queue over rings in `memory`, which no device uses yet: they are initialised. If the
+    /// feature was negotiated, chains of two or more segments go into the tables at `indirect`
+    /// while there are free ones.
     ///
     /// # Errors
     /// What [`QueueSpec::check`] refuses, and rings that are not in writable, mapped memory.
@@ -89,7 +92,8 @@ impl<T> DriverQueue<T> {
     /// Offers a chain. The device sees it after [`DriverQueue::publish_available`].
     ///
     /// # Errors
-    /// The context back, if there is no room now. There never is for more than [`DriverQueue::max_segments`].
+    /// The context back, if there is no room now. There never is for more than
+    /// [`DriverQueue::max_segments`].
     ///
     /// # Panics
     /// If there are no segments.
@@ -142,19 +146,19 @@ impl<T> DriverQueue<T> {
         either!(mut self, ring => ring.wants_kick())
     }
 
-    /// Takes back the next used chain, if there is one: its context and the bytes the device says it wrote, which are at
-    /// most as many as the chain has room for.
+    /// Takes back the next used chain, if there is one: its context and the bytes the device says
+    /// it wrote, which are at most as many as the chain has room for.
     ///
     /// # Errors
-    /// The rule that the device broke; the queue must not be used any more then but to [`DriverQueue::drain`] or
-    /// [`DriverQueue::restart`] it.
+    /// The rule that the device broke; the queue must not be used any more then but to
+    /// [`DriverQueue::drain`] or [`DriverQueue::restart`] it.
     #[inline]
     pub fn take_used(&mut self) -> Result<Option<(T, u32)>, QueueError> {
         either!(mut self, ring => ring.take_used())
     }
 
-    /// Asks the device to interrupt us for the next used chain. True if there is one already: then no interrupt may come,
-    /// and the caller goes on taking.
+    /// Asks the device to interrupt us for the next used chain. True if there is one already: then
+    /// no interrupt may come, and the caller goes on taking.
     #[inline]
     #[must_use]
     pub fn arm_interrupt(&mut self) -> bool {
@@ -200,9 +204,9 @@ impl<T> DriverQueue<T> {
         &self.spec
     }
 
-    /// Starts the rings afresh for another device, after the one before died, and offers everything in flight again, in
-    /// the order it was offered first and from private copies. The new device sees it at once. Features, format,
-    /// size and addresses may be others than before.
+    /// Starts the rings afresh for another device, after the one before died, and offers everything
+    /// in flight again, in the order it was offered first and from private copies. The new device
+    /// sees it at once. Features, format, size and addresses may be others than before.
     ///
     /// # Errors
     /// As [`DriverQueue::new`], and [`QueueError::RestartTooSmall`]; nothing is changed then.
@@ -219,7 +223,8 @@ impl<T> DriverQueue<T> {
         for saved in either!(mut self, ring => ring.ledger_mut().take_all()) {
             let (readable, writable) = (&*saved.readable, &*saved.writable);
             let offer = Offer { readable, writable, context: saved.context };
-            // As before, in a table or not: another choice might need more descriptors than there are.
+            // As before, in a table or not: another choice might need more descriptors than there
+            // are.
             either!(mut fresh, ring => match saved.indirect {
                 true => ring.offer_indirect(offer),
                 false => ring.offer_direct(offer),
@@ -230,8 +235,9 @@ impl<T> DriverQueue<T> {
         Ok(())
     }
 
-    /// Hands back the contexts of all chains in flight, in the order they were offered, for tear-down: the device may still
-    /// be using the buffers. Afterwards the queue can only be dropped or restarted.
+    /// Hands back the contexts of all chains in flight, in the order they were offered, for
+    /// tear-down: the device may still be using the buffers. Afterwards the queue can only be
+    /// dropped or restarted.
     pub fn drain(&mut self, mut each: impl FnMut(T)) {
         for saved in either!(mut self, ring => ring.ledger_mut().take_all()) {
             each(saved.context);

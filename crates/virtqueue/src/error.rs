@@ -4,10 +4,12 @@ use crate::RingFormat;
 
 /// Why a queue can't be started, or which rule of VIRTIO 2.6-2.8 the other side broke.
 ///
-/// After an error other than [`QueueError::Miss`] the queue must be stopped; asking again gives the error again.
+/// After an error other than [`QueueError::Miss`] the queue must be stopped; asking again gives the
+/// error again.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// The IOMMU has no translation for this address yet; nothing was changed, try again when it has.
+    /// The IOMMU has no translation for this address yet; nothing was changed, try again when it
+    /// has.
     #[error("address {0} has no translation yet")]
     Miss(DriverAddress),
     /// A ring or an indirect table is not in memory that can be used.
@@ -64,7 +66,8 @@ pub enum QueueError {
     /// A chain or buffer id made available while it is in flight.
     #[error("chain {0} was made available again while it is in flight")]
     AvailableTwice(u16),
-    /// A chain that loops, or has more descriptors than the queue (VIRTIO 2.7.5.2, 2.7.5.3.1, 2.8.5).
+    /// A chain that loops, or has more descriptors than the queue (VIRTIO 2.7.5.2, 2.7.5.3.1,
+    /// 2.8.5).
     #[error("a descriptor chain is longer than the {limit} descriptors allowed, or loops")]
     ChainTooLong {
         /// Most descriptors a chain may have.

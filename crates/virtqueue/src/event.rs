@@ -2,13 +2,15 @@
 
 use crate::PackedPoint;
 
-/// Flag of the available and the used ring: no notifications, please (VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USED_F_NO_NOTIFY).
+/// Flag of the available and the used ring: no notifications, please (VIRTQ_AVAIL_F_NO_INTERRUPT,
+/// VIRTQ_USED_F_NO_NOTIFY).
 pub(crate) const SPLIT_NO_EVENT: u16 = 1;
 
-/// Whether moving an index by `moved` to `new` passed `event`: the other side asked for a notification when the entry at
-/// `event` is published.
+/// Whether moving an index by `moved` to `new` passed `event`: the other side asked for a
+/// notification when the entry at `event` is published.
 ///
-/// The last published entries are `new - moved ..= new - 1`; `new - event - 1` is how far `event` lies behind the newest.
+/// The last published entries are `new - moved ..= new - 1`; `new - event - 1` is how far `event`
+/// lies behind the newest.
 #[inline]
 pub(crate) fn split_crossed(event: u16, new: u16, moved: u32) -> bool {
     u32::from(new.wrapping_sub(event).wrapping_sub(1)) < moved
@@ -21,16 +23,19 @@ pub(crate) fn packed_crossed(event: PackedPoint, new: PackedPoint, moved: u32, s
         return true;
     }
     if event.index >= size {
-        // No descriptor has this index: a hostile or careless peer gets the notification it may have meant.
+        // No descriptor has this index: a hostile or careless peer gets the notification it may
+        // have meant.
         return true;
     }
-    // `event` lies on this lap or on the one before; a lap ahead is as if it were a lap behind and never crossed.
+    // `event` lies on this lap or on the one before; a lap ahead is as if it were a lap behind and
+    // never crossed.
     let behind = i32::from(new.index) - i32::from(event.index)
         + if event.wrap == new.wrap { 0 } else { i32::from(size) };
     behind >= 1 && behind as u32 <= moved
 }
 
-/// Event suppression word of a packed ring: where in the low half, whether in the high half (VIRTIO 1.4, 2.8.14).
+/// Event suppression word of a packed ring: where in the low half, whether in the high half (VIRTIO
+/// 1.4, 2.8.14).
 pub(crate) mod packed_word {
     use crate::PackedPoint;
 

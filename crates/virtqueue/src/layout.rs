@@ -1,6 +1,7 @@
 use crate::RingFormat;
 
-/// Sizes and alignments in bytes of a virtqueue's three areas, event words included (VIRTIO 1.4, 2.7 and 2.8.10).
+/// Sizes and alignments in bytes of a virtqueue's three areas, event words included (VIRTIO 1.4,
+/// 2.7 and 2.8.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingLayout {
     /// Size of the descriptor area.

@@ -1,12 +1,13 @@
 //! Virtqueues: split and packed, the driver's and the device's side of both (VIRTIO 1.4, 2.6-2.8).
 //!
-//! A [`DeviceQueue`] takes the chains a driver made available and gives them back; a [`DriverQueue`] offers chains to a
-//! device and takes them back used. The other side of either may be hostile: every index, length and flag it wrote is
-//! read once, checked, and used from the copy; what this side must remember is in private memory; a broken rule is a
-//! [`QueueError`], never a panic. Nothing is allocated after a queue is made.
+//! A [`DeviceQueue`] takes the chains a driver made available and gives them back; a
+//! [`DriverQueue`] offers chains to a device and takes them back used. The other side of either may
+//! be hostile: every index, length and flag it wrote is read once, checked, and used from the copy;
+//! what this side must remember is in private memory; a broken rule is a [`QueueError`], never a
+//! panic. Nothing is allocated after a queue is made.
 //!
-//! What it deliberately lacks: file descriptors, notifications (it only says whether one is wanted), and access to the
-//! data behind a [`Segment`].
+//! What it deliberately lacks: file descriptors, notifications (it only says whether one is
+//! wanted), and access to the data behind a [`Segment`].
 //!
 //! ```text
 //!   driver                                    device

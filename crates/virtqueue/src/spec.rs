@@ -95,8 +95,9 @@ impl PackedPoint {
 
 /// How far a queue has come, in the bits of vhost-user's VRING_BASE, which is used everywhere here.
 ///
-/// Split: the next available index in bits 0-15. Packed: the next available descriptor in bits 0-14 with its wrap counter in
-/// bit 15, the next used descriptor in bits 16-30 with its wrap counter in bit 31.
+/// Split: the next available index in bits 0-15. Packed: the next available descriptor in bits 0-14
+/// with its wrap counter in bit 15, the next used descriptor in bits 16-30 with its wrap counter in
+/// bit 31.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueuePosition(pub u32);
 
@@ -193,8 +194,8 @@ impl QueueSpec {
 
     /// Where a packed queue begins: the next available and the next used descriptor.
     ///
-    /// DPDK sends only the available half and leaves 0 in the other; that is nowhere possible except when a whole
-    /// ring of chains is in flight, so it is taken to mean that none is.
+    /// DPDK sends only the available half and leaves 0 in the other; that is nowhere possible
+    /// except when a whole ring of chains is in flight, so it is taken to mean that none is.
     pub(crate) fn packed_start(&self) -> Result<(PackedPoint, PackedPoint), QueueError> {
         let (size, position) = (self.size, self.start_at);
         let (available, mut used) = (position.available(), position.used());

@@ -222,14 +222,16 @@ impl Pair {
         assert_eq!(self.driver.take_used().unwrap(), self.used.pop_front());
     }
 
-    /// The device dies; what is in flight is offered to the next one in the order it was offered first.
+    /// The device dies; what is in flight is offered to the next one in the order it was offered
+    /// first.
     fn restart(&mut self) {
         let mut all: Vec<Buffers> = Vec::new();
         for (id, buffers) in self.taken.drain(..) {
             id.abandon();
             all.push(buffers);
         }
-        // What was given back but not taken yet is lost with the old rings, so only restart without such chains.
+        // What was given back but not taken yet is lost with the old rings, so only restart without
+        // such chains.
         if !self.given.is_empty()
             || !self.used.is_empty()
             || self.order.iter().any(|o| o.1.is_some())
@@ -291,7 +293,8 @@ impl Drop for Pair {
     }
 }
 
-/// A sleeping side is woken by the first publication; one that polls is not, where it can say so exactly.
+/// A sleeping side is woken by the first publication; one that polls is not, where it can say so
+/// exactly.
 fn check_notification(wants: bool, new: bool, wish: &mut Wish, event_idx: bool) {
     assert!(new || !wants, "a notification about nothing");
     if !new {
@@ -373,6 +376,16 @@ proptest! {
         spec.start_at = QueuePosition::packed(point, point);
         run(spec, steps);
     }
+
+}
+
+proptest! {
+    // Each case begins with 32768 descriptors, so fewer of them.
+    #![proptest_config(ProptestConfig {
+        cases: 32,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_largest_packed_queue_wraps_near_its_end(

@@ -1,11 +1,13 @@
 use crate::{QueueError, QueueSpec};
 
-/// What we must know of a chain in flight. Private: the driver can rewrite everything in its rings meanwhile.
+/// What we must know of a chain in flight. Private: the driver can rewrite everything in its rings
+/// meanwhile.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     /// Length of the device-writable part.
     writable: u32,
-    /// Ring descriptors the chain takes up (1 for indirect; always 1 in split rings), 0 if the id is not in flight.
+    /// Ring descriptors the chain takes up (1 for indirect; always 1 in split rings), 0 if the id
+    /// is not in flight.
     slots: u16,
     /// With IN_ORDER: given back, but waiting for an earlier chain.
     done: bool,
@@ -28,7 +30,8 @@ struct Order {
     len: usize,
 }
 
-/// A used element that is due: it stands for `chains` chains, which take up `slots` descriptors, the last of them `id`.
+/// A used element that is due: it stands for `chains` chains, which take up `slots` descriptors,
+/// the last of them `id`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Due {
     pub id: u16,
@@ -128,8 +131,9 @@ impl Order {
         assert!(self.ids[at] == id, "chains are untaken in reverse order");
     }
 
-    /// Hands out the done chains at the front, as few elements as possible: a chain without an element of its own counts
-    /// as completely written, so one that is not ends a batch (VIRTIO 1.4, 2.7.9, 2.8.9).
+    /// Hands out the done chains at the front, as few elements as possible: a chain without an
+    /// element of its own counts as completely written, so one that is not ends a batch (VIRTIO
+    /// 1.4, 2.7.9, 2.8.9).
     fn flush(&mut self, entries: &mut [Entry], mut due: impl FnMut(Due)) {
         let (mut chains, mut slots) = (0, 0);
         while self.len > 0 {

@@ -37,8 +37,8 @@ impl IndirectReader {
         Self { window: [0; ENTRY_BYTES * WINDOW_ENTRIES] }
     }
 
-    /// Appends a split table's chain, which starts at entry 0, to `chain`, which may hold `limit` buffers in the end
-    /// (VIRTIO 1.4, 2.7.5.3).
+    /// Appends a split table's chain, which starts at entry 0, to `chain`, which may hold `limit`
+    /// buffers in the end (VIRTIO 1.4, 2.7.5.3).
     pub(super) fn read_split(
         &mut self,
         memory: &mut Resolver,
@@ -102,7 +102,8 @@ impl IndirectReader {
         Ok(())
     }
 
-    /// Copies entries from `first` on into the window, across regions; returns the entry behind the last one copied.
+    /// Copies entries from `first` on into the window, across regions; returns the entry behind the
+    /// last one copied.
     fn load(
         &mut self,
         memory: &mut Resolver,

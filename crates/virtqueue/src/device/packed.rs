@@ -29,7 +29,8 @@ impl PackedTables {
     }
 }
 
-/// The AVAIL and USED bits of a descriptor that is available on a lap with this wrap counter (VIRTIO 1.4, 2.8.1).
+/// The AVAIL and USED bits of a descriptor that is available on a lap with this wrap counter
+/// (VIRTIO 1.4, 2.8.1).
 #[inline]
 pub(crate) const fn available_bits(wrap: bool) -> u16 {
     if wrap { flag::AVAIL } else { flag::USED }
@@ -83,9 +84,10 @@ impl PackedDevice {
 
     pub(super) fn from_tables(tables: PackedTables, spec: &QueueSpec) -> Result<Self, QueueError> {
         let (mut available, mut used) = spec.packed_start()?;
-        // Position 0 is what some drivers say of a fresh ring, and also where a ring stands after an odd number of laps.
-        // After a lap the first descriptor has been used with wrap counter 1, so its USED bit is set; in a fresh ring it is
-        // not, whether or not a chain was made available there.
+        // Position 0 is what some drivers say of a fresh ring, and also where a ring stands after
+        // an odd number of laps. After a lap the first descriptor has been used with wrap counter
+        // 1, so its USED bit is set; in a fresh ring it is not, whether or not a chain was made
+        // available there.
         if spec.start_at == QueuePosition(0)
             && tables.ring[0].flags(Ordering::Acquire) & flag::USED == 0
         {
@@ -124,8 +126,8 @@ impl PackedDevice {
     ) -> Result<Option<ChainId>, QueueError> {
         chain.clear();
         let at = self.available;
-        // Acquire: pairs with the driver's barrier before it writes the first descriptor's flags (VIRTIO 1.4, 2.8.21.2),
-        // so the whole chain is visible.
+        // Acquire: pairs with the driver's barrier before it writes the first descriptor's flags
+        // (VIRTIO 1.4, 2.8.21.2), so the whole chain is visible.
         let flags = self.tables.ring[usize::from(at.index)].flags(Ordering::Acquire);
         if !has_bits(flags, available_bits(at.wrap)) {
             return Ok(None);
@@ -149,7 +151,8 @@ impl PackedDevice {
     ) -> Result<Walked, QueueError> {
         let ring = &*self.tables.ring;
         let mut index = usize::from(self.available.index);
-        // Bounded by what is not in flight: a chain may not run into its own or another's descriptors.
+        // Bounded by what is not in flight: a chain may not run into its own or another's
+        // descriptors.
         for slots in 1..=self.size - self.taken {
             let descriptor = &ring[index];
             let addr = DriverAddress(descriptor.addr(Ordering::Relaxed));
@@ -202,7 +205,8 @@ impl PackedDevice {
             descriptor.set_len(due.written, Ordering::Relaxed);
             let write = if due.written > 0 { flag::WRITE } else { 0 };
             let flags = used_bits(used.wrap) | write;
-            // The driver looks at used descriptors in ring order, so holding back the first holds back all.
+            // The driver looks at used descriptors in ring order, so holding back the first holds
+            // back all.
             match unpublished {
                 None => *unpublished = Some((used.index, flags)),
                 Some(_) => descriptor.set_flags(flags, Ordering::Relaxed),
@@ -216,8 +220,9 @@ impl PackedDevice {
     #[inline]
     pub(super) fn publish_used(&mut self) {
         if let Some((index, flags)) = self.unpublished.take() {
-            // Release: the other used descriptors, this one's id and length, and the data in the buffers before the flags;
-            // pairs with the driver's barrier after it finds the descriptor used.
+            // Release: the other used descriptors, this one's id and length, and the data in the
+            // buffers before the flags; pairs with the driver's barrier after it finds the
+            // descriptor used.
             self.tables.ring[usize::from(index)].set_flags(flags, Ordering::Release);
             let given = std::mem::take(&mut self.given);
             self.unsignalled = self.unsignalled.saturating_add(given.into());
@@ -230,7 +235,8 @@ impl PackedDevice {
         if published == 0 {
             return false;
         }
-        // StoreLoad: the used descriptors before the driver's wish; pairs with the fence in its `arm_interrupt`.
+        // StoreLoad: the used descriptors before the driver's wish; pairs with the fence in its
+        // `arm_interrupt`.
         fence(Ordering::SeqCst);
         let word = u32::from_le(self.tables.driver_event[0].load(Ordering::Relaxed));
         match packed_word::parse(word, self.event_idx) {
@@ -247,7 +253,8 @@ impl PackedDevice {
             false => packed_word::ENABLE,
         };
         self.tables.device_event[0].store(word.to_le(), Ordering::Relaxed);
-        // StoreLoad: our wish before the descriptor's flags. Pairs with the fence in the driver's `wants_kick`.
+        // StoreLoad: our wish before the descriptor's flags. Pairs with the fence in the driver's
+        // `wants_kick`.
         fence(Ordering::SeqCst);
         self.has_available()
     }

@@ -9,7 +9,8 @@ use crate::event::{SPLIT_NO_EVENT, split_crossed};
 use crate::{Chain, ChainId, QueueError, QueuePosition, QueueSpec, Segment};
 use split_header::{ENTRIES, FLAGS, INDEX};
 
-/// Where things are in the available ring and in the used ring's header, in units of 16 bits (VIRTIO 1.4, 2.7.6, 2.7.8).
+/// Where things are in the available ring and in the used ring's header, in units of 16 bits
+/// (VIRTIO 1.4, 2.7.6, 2.7.8).
 pub(crate) mod split_header {
     /// Flags.
     pub const FLAGS: usize = 0;
@@ -86,8 +87,9 @@ impl SplitDevice {
 
     pub(super) fn from_tables(tables: SplitTables, spec: &QueueSpec) -> Self {
         let start = spec.start_at.index();
-        // A queue that is taken over may have had chains in flight, so its used index lies behind; where it can't be
-        // true (a driver that never cleared its ring) the queue begins at its position.
+        // A queue that is taken over may have had chains in flight, so its used index lies behind;
+        // where it can't be true (a driver that never cleared its ring) the queue begins at its
+        // position.
         let used = u16::from_le(tables.used_header[INDEX].load(Ordering::Acquire));
         let used = if start.wrapping_sub(used) <= spec.size { used } else { start };
         Self {
@@ -136,8 +138,8 @@ impl SplitDevice {
     /// Reads the driver's index; returns whether there is something new.
     #[inline]
     fn look_again(&mut self) -> Result<bool, QueueError> {
-        // Acquire: pairs with the driver's barrier before it stores the index (VIRTIO 1.4, 2.7.13.3.1), so what it wrote
-        // to the ring and to the descriptors before is visible.
+        // Acquire: pairs with the driver's barrier before it stores the index (VIRTIO 1.4,
+        // 2.7.13.3.1), so what it wrote to the ring and to the descriptors before is visible.
         let to = self.available_index(Ordering::Acquire);
         let from = self.next_available;
         if to.wrapping_sub(from) > self.mask + 1 {
@@ -171,7 +173,8 @@ impl SplitDevice {
                 return chain.push(segment, flags & flag::WRITE != 0);
             }
             if flags & flag::INDIRECT != 0 {
-                // WRITE is ignored here; direct descriptors may come before (VIRTIO 1.4, 2.7.5.3.2).
+                // WRITE is ignored here; direct descriptors may come before (VIRTIO 1.4,
+                // 2.7.5.3.2).
                 return match (self.indirect, flags & flag::NEXT) {
                     (false, _) => Err(QueueError::IndirectNotNegotiated),
                     (true, 0) => self.reader.read_split(memory, segment, chain, size),
@@ -207,8 +210,8 @@ impl SplitDevice {
         if new == 0 {
             return;
         }
-        // Release: the elements, and the data written to the buffers, before the index (VIRTIO 1.4, 2.7.8.2); pairs with
-        // the driver's barrier after it loads the index.
+        // Release: the elements, and the data written to the buffers, before the index (VIRTIO 1.4,
+        // 2.7.8.2); pairs with the driver's barrier after it loads the index.
         self.tables.used_header[INDEX].store(self.next_used.to_le(), Ordering::Release);
         self.published = self.next_used;
         self.unsignalled = self.unsignalled.saturating_add(new.into());
@@ -220,8 +223,8 @@ impl SplitDevice {
         if published == 0 {
             return false;
         }
-        // StoreLoad: the used index before the driver's wish. Pairs with the fence in its `arm_interrupt`: either we see
-        // its new wish here, or it sees our new index there.
+        // StoreLoad: the used index before the driver's wish. Pairs with the fence in its
+        // `arm_interrupt`: either we see its new wish here, or it sees our new index there.
         fence(Ordering::SeqCst);
         if self.tables.available_event.is_some() {
             let event = u16::from_le(self.tables.used_event().load(Ordering::Relaxed));
@@ -245,7 +248,8 @@ impl SplitDevice {
 
     #[inline]
     pub(super) fn disarm_kick(&mut self) {
-        // With VIRTIO_F_EVENT_IDX the flags must stay 0; the old event index lies behind and is not passed again soon.
+        // With VIRTIO_F_EVENT_IDX the flags must stay 0; the old event index lies behind and is not
+        // passed again soon.
         if self.tables.available_event.is_none() {
             self.tables.used_header[FLAGS].store(SPLIT_NO_EVENT.to_le(), Ordering::Relaxed);
         }

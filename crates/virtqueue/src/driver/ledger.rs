@@ -6,11 +6,13 @@ use crate::{QueueError, QueueSpec, Segment};
 /// No indirect table.
 pub(super) const NO_TABLE: u16 = u16::MAX;
 
-/// What a driver's queue knows of its chains. All of it private: the device can overwrite the shared rings.
+/// What a driver's queue knows of its chains. All of it private: the device can overwrite the
+/// shared rings.
 ///
-/// There is a record for each descriptor. In a split queue a record's number is its descriptor's; in a packed queue a chain's
-/// buffer id is the number of its first record. With IN_ORDER the records are used in ring order (VIRTIO 1.4, 2.7.9),
-/// else the latest freed is used first, because it is in the cache.
+/// There is a record for each descriptor. In a split queue a record's number is its descriptor's;
+/// in a packed queue a chain's buffer id is the number of its first record. With IN_ORDER the
+/// records are used in ring order (VIRTIO 1.4, 2.7.9), else the latest freed is used first, because
+/// it is in the cache.
 #[derive(Debug)]
 pub(super) struct Ledger<T> {
     records: Box<[Record]>,
@@ -54,8 +56,8 @@ struct Pending<T> {
 #[derive(Debug)]
 struct TablePool {
     area: IndirectArea,
-    /// Segments of the longest chain that goes into a table: no chain may be longer than the queue, indirect or not
-    /// (VIRTIO 1.4, 2.7.5.3.1).
+    /// Segments of the longest chain that goes into a table: no chain may be longer than the queue,
+    /// indirect or not (VIRTIO 1.4, 2.7.5.3.1).
     longest: usize,
     free: Box<[u16]>,
     free_len: usize,
@@ -175,7 +177,8 @@ impl<T> Ledger<T> {
         usize::from(table) * usize::from(self.tables.area.entries)
     }
 
-    /// Notes the chain whose records, from the first free one on, have been filled; `next_free` is the record behind them.
+    /// Notes the chain whose records, from the first free one on, have been filled; `next_free` is
+    /// the record behind them.
     #[inline]
     pub(super) fn insert(&mut self, offer: Offer<'_, T>, table: u16, next_free: u16) -> u16 {
         let head = self.first_free;
@@ -239,8 +242,8 @@ impl<T> Ledger<T> {
         self.chains[usize::from(last)].ordinal - oldest + 1
     }
 
-    /// With IN_ORDER: the next chain of the batch and its used length; chains before the last count as completely used
-    /// (VIRTIO 1.4, 2.7.9, 2.8.9).
+    /// With IN_ORDER: the next chain of the batch and its used length; chains before the last count
+    /// as completely used (VIRTIO 1.4, 2.7.9, 2.8.9).
     #[inline]
     pub(super) fn next_of_batch(&mut self) -> Option<(u16, u32)> {
         let (last, written) = self.batch?;
@@ -290,7 +293,8 @@ impl<T> Ledger<T> {
         fit && in_tables.count() <= usize::from(area.tables) && slots <= usize::from(spec.size)
     }
 
-    /// Takes out everything, in the order it was offered. Allocates: this is for restarts and tear-down.
+    /// Takes out everything, in the order it was offered. Allocates: this is for restarts and
+    /// tear-down.
     pub(super) fn take_all(&mut self) -> Vec<Saved<T>> {
         let mut heads: Vec<u16> = (0..self.chains.len() as u16).collect();
         heads.retain(|&head| self.is_in_flight(head));

@@ -50,7 +50,8 @@ impl<T> PackedDriver<T> {
         spec: &QueueSpec,
         area: Option<IndirectArea>,
     ) -> Result<Self, QueueError> {
-        // Our own ring holds nothing yet, so it begins where descriptors become available, whatever was in flight before.
+        // Our own ring holds nothing yet, so it begins where descriptors become available, whatever
+        // was in flight before.
         let (start, _) = match spec.start_at {
             QueuePosition(0) => (PackedPoint::START, PackedPoint::START),
             _ => spec.packed_start()?,
@@ -71,7 +72,8 @@ impl<T> PackedDriver<T> {
         Ok(queue)
     }
 
-    /// Puts the ring into the state of a queue on which everything up to `start` was used. No device is looking yet.
+    /// Puts the ring into the state of a queue on which everything up to `start` was used. No
+    /// device is looking yet.
     fn initialise(&self, start: PackedPoint) {
         for (index, descriptor) in self.tables.ring.iter().enumerate() {
             let this_lap = index < usize::from(start.index);
@@ -137,8 +139,8 @@ impl<T> PackedDriver<T> {
         self.ledger.insert(offer, table, next_free);
     }
 
-    /// Finishes the descriptor at the available position. The device looks at descriptors in ring order, so holding back
-    /// the flags of the first until publication holds back all.
+    /// Finishes the descriptor at the available position. The device looks at descriptors in ring
+    /// order, so holding back the flags of the first until publication holds back all.
     #[inline]
     fn set_flags_or_wait(&mut self, flags: u16) {
         let PackedPoint { index, wrap } = self.available;
@@ -156,8 +158,8 @@ impl<T> PackedDriver<T> {
     #[inline]
     pub(super) fn publish_available(&mut self) {
         if let Some((index, flags)) = self.unpublished.take() {
-            // Release: all other descriptors, and the data, before these flags (VIRTIO 1.4, 2.8.21.2); pairs with the
-            // device's barrier after it finds the descriptor available.
+            // Release: all other descriptors, and the data, before these flags (VIRTIO 1.4,
+            // 2.8.21.2); pairs with the device's barrier after it finds the descriptor available.
             self.tables.ring[usize::from(index)].set_flags(flags, Ordering::Release);
             let offered = std::mem::take(&mut self.offered);
             self.unsignalled = self.unsignalled.saturating_add(offered.into());
@@ -170,7 +172,8 @@ impl<T> PackedDriver<T> {
         if published == 0 {
             return false;
         }
-        // StoreLoad: the descriptors before the device's wish; pairs with the fence in its `arm_kick`.
+        // StoreLoad: the descriptors before the device's wish; pairs with the fence in its
+        // `arm_kick`.
         fence(Ordering::SeqCst);
         let word = u32::from_le(self.tables.device_event[0].load(Ordering::Relaxed));
         match packed_word::parse(word, self.event_idx) {
@@ -206,8 +209,8 @@ impl<T> PackedDriver<T> {
         Ok(Some((context, written)))
     }
 
-    /// The used length: meaningless without WRITE (VIRTIO 1.4, 2.8.5), but there are devices that never set it, so then it
-    /// counts if it is possible.
+    /// The used length: meaningless without WRITE (VIRTIO 1.4, 2.8.5), but there are devices that
+    /// never set it, so then it counts if it is possible.
     #[inline]
     fn length(&self, id: u16, flags: u16, len: u32) -> u32 {
         let meant = flags & flag::WRITE != 0 || self.ledger.check(id.into(), len).is_ok();
@@ -221,7 +224,8 @@ impl<T> PackedDriver<T> {
             false => packed_word::ENABLE,
         };
         self.tables.driver_event[0].store(word.to_le(), Ordering::Relaxed);
-        // StoreLoad: our wish before the descriptor's flags; pairs with the fence in the device's `wants_interrupt`.
+        // StoreLoad: our wish before the descriptor's flags; pairs with the fence in the device's
+        // `wants_interrupt`.
         fence(Ordering::SeqCst);
         self.has_used()
     }

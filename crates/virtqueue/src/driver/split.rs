@@ -65,7 +65,8 @@ impl<T> SplitDriver<T> {
         queue
     }
 
-    /// Puts the rings into the state of a queue on which all went well up to `start`. No device is looking yet.
+    /// Puts the rings into the state of a queue on which all went well up to `start`. No device is
+    /// looking yet.
     fn initialise(&self, start: u16) {
         let SplitTables { available, used_header, available_event, .. } = &self.tables;
         for header in [available, used_header] {
@@ -150,8 +151,8 @@ impl<T> SplitDriver<T> {
         if new == 0 {
             return;
         }
-        // Release: descriptors, ring entries and data before the index (VIRTIO 1.4, 2.7.13.3.1); pairs with the device's
-        // barrier after it loads the index.
+        // Release: descriptors, ring entries and data before the index (VIRTIO 1.4, 2.7.13.3.1);
+        // pairs with the device's barrier after it loads the index.
         let index = &self.tables.available[split_header::INDEX];
         index.store(self.next_available.to_le(), Ordering::Release);
         self.published = self.next_available;
@@ -164,7 +165,8 @@ impl<T> SplitDriver<T> {
         if published == 0 {
             return false;
         }
-        // StoreLoad: the available index before the device's wish; pairs with the fence in its `arm_kick`.
+        // StoreLoad: the available index before the device's wish; pairs with the fence in its
+        // `arm_kick`.
         fence(Ordering::SeqCst);
         match &self.tables.available_event {
             Some(event) => {
@@ -197,7 +199,8 @@ impl<T> SplitDriver<T> {
     /// Reads the device's index; returns whether there is something new.
     #[inline]
     fn look_again(&mut self) -> Result<bool, QueueError> {
-        // Acquire: pairs with the device's barrier before it stores the index, so the elements and the data are visible.
+        // Acquire: pairs with the device's barrier before it stores the index, so the elements and
+        // the data are visible.
         let to = self.used_index(Ordering::Acquire);
         let (from, in_flight) = (self.next_used, self.ledger.in_flight());
         if to.wrapping_sub(from) > in_flight {
@@ -234,14 +237,16 @@ impl<T> SplitDriver<T> {
         } else {
             self.tables.available[split_header::FLAGS].store(0, Ordering::Relaxed);
         }
-        // StoreLoad: our wish before the device's index; pairs with the fence in its `wants_interrupt`.
+        // StoreLoad: our wish before the device's index; pairs with the fence in its
+        // `wants_interrupt`.
         fence(Ordering::SeqCst);
         self.has_used()
     }
 
     #[inline]
     pub(super) fn disarm_interrupt(&mut self) {
-        // With VIRTIO_F_EVENT_IDX the flags must stay 0; the old event index lies behind and is not passed again soon.
+        // With VIRTIO_F_EVENT_IDX the flags must stay 0; the old event index lies behind and is not
+        // passed again soon.
         if self.tables.available_event.is_none() {
             let flags = &self.tables.available[split_header::FLAGS];
             flags.store(SPLIT_NO_EVENT.to_le(), Ordering::Relaxed);

@@ -1,6 +1,8 @@
 //! Memory with rings in it, for tests that hold both sides.
 #![allow(dead_code)]
 
+pub mod raw;
+
 use std::sync::Arc;
 
 use mem::{Access, DriverAddress, Mapping, MemoryMap, Region, Resolver};
