@@ -7,7 +7,8 @@ use virtqueue::QueueSpec;
 
 use crate::{Access, Bell, DriverError, GuestMemory};
 
-/// Drives a [`VirtioDevice`] through its own trait: a built-in device, a bridge, or a daemon behind a device end.
+/// Drives a [`VirtioDevice`] through its own trait: a built-in device, a bridge, or a daemon behind
+/// a device end.
 pub struct Direct {
     device: Box<dyn VirtioDevice>,
     memory: Arc<AddressSpace>,

@@ -49,7 +49,8 @@ pub struct Disk {
 const LIMIT: Duration = Duration::from_secs(10);
 
 impl Disk {
-    /// Brings the device up with `depth` slots of `block_bytes` each. Of `wish`, the features on offer are accepted.
+    /// Brings the device up with `depth` slots of `block_bytes` each. Of `wish`, the features on
+    /// offer are accepted.
     ///
     /// # Errors
     /// It is no block device, or it does not come up.
@@ -107,7 +108,8 @@ impl Disk {
         self.slots.iter().position(|slot| !slot.busy)
     }
 
-    /// Starts a request with all of `slot`'s buffer at `sector`. It is on its way after [`Disk::publish`].
+    /// Starts a request with all of `slot`'s buffer at `sector`. It is on its way after
+    /// [`Disk::publish`].
     ///
     /// # Errors
     /// The ring is full.

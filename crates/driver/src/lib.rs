@@ -1,10 +1,13 @@
-//! Virtio drivers in user space: what the demo, the benchmarks and the tests put where a guest would be.
+//! Virtio drivers in user space: what the demo, the benchmarks and the tests put where a guest
+//! would be.
 //!
-//! An [`Access`] is how a driver reaches a device's registers: over the vfio-user socket of a PCI device ([`PciDevice`]), or
-//! straight through the control traits ([`Direct`]), which makes a vhost-user daemon drivable too. On top of it stand a
-//! [`Queue`] and the drivers: [`Disk`] and [`Nic`].
+//! An [`Access`] is how a driver reaches a device's registers: over the vfio-user socket of a PCI
+//! device ([`PciDevice`]), or straight through the control traits ([`Direct`]), which makes a
+//! vhost-user daemon drivable too. On top of it stand a [`Queue`] and the drivers: [`Disk`] and
+//! [`Nic`].
 //!
-//! What it deliberately lacks: anything a real operating system needs beyond that. It trusts itself, not the device.
+//! What it deliberately lacks: anything a real operating system needs beyond that. It trusts
+//! itself, not the device.
 #![forbid(unsafe_code)]
 
 mod access;

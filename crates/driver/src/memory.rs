@@ -6,7 +6,8 @@ use crate::DriverError;
 
 /// What a guest's RAM is: one shared mapping that appears at `base` in the driver's address space.
 ///
-/// The base is far from zero and from any address of this process, so that a forgotten translation can't work by luck.
+/// The base is far from zero and from any address of this process, so that a forgotten translation
+/// can't work by luck.
 #[derive(Debug)]
 pub struct GuestMemory {
     mapping: Arc<Mapping>,
@@ -36,7 +37,8 @@ impl GuestMemory {
         Ok(Self { mapping: Mapping::new_memfd("guest-memory", len)?, base: BASE, free: 0 })
     }
 
-    /// Sets aside `len` bytes at a multiple of `align` (a power of two). Never given back: a driver allocates once.
+    /// Sets aside `len` bytes at a multiple of `align` (a power of two). Never given back: a driver
+    /// allocates once.
     ///
     /// # Errors
     /// The memory is used up.

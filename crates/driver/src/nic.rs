@@ -23,7 +23,8 @@ pub struct Nic {
 }
 
 impl Nic {
-    /// Brings the device up with `depth` buffers in each direction. Of `wish`, the features on offer are accepted.
+    /// Brings the device up with `depth` buffers in each direction. Of `wish`, the features on
+    /// offer are accepted.
     ///
     /// # Errors
     /// It is no network device, or it does not come up.
@@ -74,7 +75,8 @@ impl Nic {
         let _ = self.receive.offer(&[], &[segment], index);
     }
 
-    /// Queues a frame of at most 2036 bytes; false if there is no room now. It is on its way after [`Nic::flush`].
+    /// Queues a frame of at most 2036 bytes; false if there is no room now. It is on its way after
+    /// [`Nic::flush`].
     ///
     /// # Errors
     /// The device broke a ring rule.

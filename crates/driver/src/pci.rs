@@ -52,8 +52,8 @@ pub struct PciDevice {
 }
 
 impl PciDevice {
-    /// Finds the virtio structures in the device's config space. Memory is mapped by descriptor if `shared`, else reached by
-    /// messages.
+    /// Finds the virtio structures in the device's config space. Memory is mapped by descriptor if
+    /// `shared`, else reached by messages.
     ///
     /// # Errors
     /// It is no modern virtio device.

@@ -21,7 +21,8 @@ pub struct QueueWish {
     pub features: Features,
 }
 
-/// A queue in use: the ring, its doorbell and its interrupt. `T` is what the driver remembers of each request.
+/// A queue in use: the ring, its doorbell and its interrupt. `T` is what the driver remembers of
+/// each request.
 pub struct Queue<T> {
     ring: DriverQueue<T>,
     bell: Box<dyn FnMut() + Send>,

@@ -24,8 +24,8 @@ type Message = (Header, Vec<u8>, Vec<OwnedFd>);
 
 /// The VMM's side of a vfio-user connection.
 ///
-/// With shared memory the caller reads its answers itself. Without, a thread reads the socket, serves the device's DMA_READ and
-/// DMA_WRITE from the memory, and hands answers over.
+/// With shared memory the caller reads its answers itself. Without, a thread reads the socket,
+/// serves the device's DMA_READ and DMA_WRITE from the memory, and hands answers over.
 pub struct Client {
     connection: Arc<Connection>,
     /// Held while a message is written.
@@ -37,7 +37,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Negotiates the version, and maps all of `memory`: by descriptor if `shared`, else to be reached by messages.
+    /// Negotiates the version, and maps all of `memory`: by descriptor if `shared`, else to be
+    /// reached by messages.
     ///
     /// # Errors
     /// The device does not speak vfio-user 0.0, or refuses the memory.
@@ -94,7 +95,8 @@ impl Client {
         self.ask(&Request::RegionWrite { offset, region, data }, &[], |_, _| Ok(()))
     }
 
-    /// Something that writes `data` at `offset` of a region without waiting, as a guest's store is sent: a doorbell.
+    /// Something that writes `data` at `offset` of a region without waiting, as a guest's store is
+    /// sent: a doorbell.
     #[must_use]
     pub fn poster(&self, region: u32, offset: u64, data: Vec<u8>) -> Box<dyn FnMut() + Send> {
         let (connection, sending) = (Arc::clone(&self.connection), Arc::clone(&self.sending));

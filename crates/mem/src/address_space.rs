@@ -6,8 +6,8 @@ use crate::{DirtyLog, DriverAddress, MemoryError, MemoryMap, Region, Resolver};
 
 type MissHandler = Box<dyn Fn(DriverAddress) + Send + Sync>;
 
-/// A driver's memory as it changes over time. The control thread changes it; queues work on snapshots and look at the
-/// generation, one atomic load, to see that there is a newer one.
+/// A driver's memory as it changes over time. The control thread changes it; queues work on
+/// snapshots and look at the generation, one atomic load, to see that there is a newer one.
 pub struct AddressSpace {
     current: Mutex<State>,
     generation: AtomicU64,
@@ -54,7 +54,8 @@ impl AddressSpace {
     #[must_use]
     #[inline]
     pub fn generation(&self) -> u64 {
-        // Acquire: pairs with the store in `replace`, although the snapshot itself is taken under the lock.
+        // Acquire: pairs with the store in `replace`, although the snapshot itself is taken under
+        // the lock.
         self.generation.load(Ordering::Acquire)
     }
 
@@ -97,7 +98,8 @@ impl AddressSpace {
         })
     }
 
-    /// Removes every region that lies wholly inside `[start, start + len)` and returns how many there were.
+    /// Removes every region that lies wholly inside `[start, start + len)` and returns how many
+    /// there were.
     pub fn remove(&self, start: DriverAddress, len: u64) -> usize {
         let last = start.0.saturating_add(len);
         let mut removed = 0;
@@ -141,15 +143,16 @@ impl AddressSpace {
         MapReader { space: Arc::clone(self), resolver, slot }
     }
 
-    /// Waits until no queue works on an older snapshot than the current one: after that nothing of ours touches memory
-    /// that was removed before. Returns false if a queue did not come round within `limit`.
+    /// Waits until no queue works on an older snapshot than the current one: after that nothing of
+    /// ours touches memory that was removed before. Returns false if a queue did not come round
+    /// within `limit`.
     #[must_use]
     pub fn synchronize(&self, limit: Duration) -> bool {
         let generation = self.generation();
         let deadline = Instant::now() + limit;
         loop {
-            // SeqCst: pairs with the store in `MapReader::enter`; either we see the reader's slot or it sees the new
-            // generation.
+            // SeqCst: pairs with the store in `MapReader::enter`; either we see the reader's slot
+            // or it sees the new generation.
             let behind =
                 self.state().readers.iter().any(|slot| slot.load(Ordering::SeqCst) < generation);
             if !behind {
@@ -170,8 +173,8 @@ impl std::fmt::Debug for AddressSpace {
     }
 }
 
-/// A queue's view of an [`AddressSpace`]: between [`MapReader::enter`] and [`MapReader::leave`] it works on a snapshot
-/// that [`AddressSpace::synchronize`] waits for.
+/// A queue's view of an [`AddressSpace`]: between [`MapReader::enter`] and [`MapReader::leave`] it
+/// works on a snapshot that [`AddressSpace::synchronize`] waits for.
 #[derive(Debug)]
 pub struct MapReader {
     space: Arc<AddressSpace>,
@@ -180,8 +183,8 @@ pub struct MapReader {
 }
 
 impl MapReader {
-    /// Begins a batch of work on the current snapshot; returns whether it is another one than last time, so that whatever
-    /// was resolved before must be resolved again.
+    /// Begins a batch of work on the current snapshot; returns whether it is another one than last
+    /// time, so that whatever was resolved before must be resolved again.
     #[inline]
     pub fn enter(&mut self) -> bool {
         let mut changed = false;
@@ -196,7 +199,8 @@ impl MapReader {
         }
     }
 
-    /// Ends a batch: nothing resolved from the snapshot is touched until the next [`MapReader::enter`].
+    /// Ends a batch: nothing resolved from the snapshot is touched until the next
+    /// [`MapReader::enter`].
     #[inline]
     pub fn leave(&mut self) {
         self.slot.store(PARKED, Ordering::Release);

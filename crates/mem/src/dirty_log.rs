@@ -37,7 +37,8 @@ impl DirtyLog {
         let last = at.0.saturating_add(len - 1) / PAGE_BYTES;
         let pages = self.bits.len() as u64 * 8;
         for page in (at.0 / PAGE_BYTES)..=last.min(pages.saturating_sub(1)) {
-            // Release: the data written before must be visible to whoever sees the bit and then copies the page.
+            // Release: the data written before must be visible to whoever sees the bit and then
+            // copies the page.
             self.bits[(page / 8) as usize].fetch_or(1 << (page % 8), Ordering::Release);
         }
     }

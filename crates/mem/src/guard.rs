@@ -1,9 +1,10 @@
 //! A shrinking backing file must not kill the process.
 //!
-//! A peer that hands us a file descriptor may truncate the file later; touching the lost pages raises SIGBUS. The
-//! handler installed here looks the fault address up in a table of our mappings, puts zero pages over the whole
-//! mapping, and sets its flag; the access then completes and the owner finds [`Mapping::is_poisoned`] set. A fault
-//! anywhere else gets the default action, as without us.
+//! A peer that hands us a file descriptor may truncate the file later; touching the lost pages
+//! raises SIGBUS. The handler installed here looks the fault address up in a table of our mappings,
+//! puts zero pages over the whole mapping, and sets its flag; the access then completes and the
+//! owner finds [`Mapping::is_poisoned`] set. A fault anywhere else gets the default action, as
+//! without us.
 //!
 //! [`Mapping::is_poisoned`]: crate::Mapping::is_poisoned
 
@@ -71,8 +72,8 @@ fn install() {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_sigbus as *const () as usize;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
-    // SAFETY: `action` is fully initialised and the handler has the SA_SIGINFO signature; it only uses
-    // async-signal-safe calls (mmap, sigaction).
+    // SAFETY: `action` is fully initialised and the handler has the SA_SIGINFO signature; it only
+    // uses async-signal-safe calls (mmap, sigaction).
     let result = unsafe { libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()) };
     assert!(result == 0, "sigaction(SIGBUS) with a valid handler can't fail");
 }
@@ -86,8 +87,8 @@ extern "C" fn on_sigbus(_signal: i32, info: *mut libc::siginfo_t, _context: *mut
         let start = slot.start.load(Ordering::Acquire);
         let len = slot.len.load(Ordering::Relaxed);
         if start > BUSY && fault >= start && fault - start < len {
-            // SAFETY: the range is one of our own mappings, alive because its owner just touched it; replacing it by
-            // anonymous zero pages keeps every pointer into it valid.
+            // SAFETY: the range is one of our own mappings, alive because its owner just touched
+            // it; replacing it by anonymous zero pages keeps every pointer into it valid.
             let covered = unsafe {
                 libc::mmap(
                     start as *mut libc::c_void,
@@ -104,7 +105,7 @@ extern "C" fn on_sigbus(_signal: i32, info: *mut libc::siginfo_t, _context: *mut
             }
         }
     }
-    // Not ours: back to the default action; returning repeats the fault and ends the process as usual.
-    // SAFETY: SIG_DFL is a valid disposition for SIGBUS.
+    // Not ours: back to the default action; returning repeats the fault and ends the process as
+    // usual. SAFETY: SIG_DFL is a valid disposition for SIGBUS.
     unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
 }

@@ -1,17 +1,21 @@
 //! Shared memory: mappings, address-space snapshots, tables of atomics, spans of bytes.
 //!
-//! Everything another process or a guest may write at any moment is reached through this crate, and only in two
-//! shapes: a [`Table`] of atomics (rings), or a [`Span`] of bytes that can be copied to and from but never borrowed
-//! (buffers). An address is resolved once, with all checks, to one of these; after that the code is ordinary safe Rust.
+//! Everything another process or a guest may write at any moment is reached through this crate, and
+//! only in two shapes: a [`Table`] of atomics (rings), or a [`Span`] of bytes that can be copied to
+//! and from but never borrowed (buffers). An address is resolved once, with all checks, to one of
+//! these; after that the code is ordinary safe Rust.
 //!
-//! What it deliberately lacks: knowledge of virtqueues beyond the memory layout of a ring's entries, and of any transport.
+//! What it deliberately lacks: knowledge of virtqueues beyond the memory layout of a ring's
+//! entries, and of any transport.
 //!
 //! Rules that the unsafe code here keeps:
 //!
 //! 1. no Rust reference to peer-writable bytes, unless the pointee is made of atomics ([`Shared`]);
-//! 2. no pointer outlives the [`Mapping`] it points into: tables, spans and snapshots hold or borrow it;
-//! 3. a backing file that shrinks under a mapping raises SIGBUS: the handler of [`guard`] replaces the mapping with
-//!    zero pages and marks it [`Mapping::is_poisoned`], so the session ends and the process does not.
+//! 2. no pointer outlives the [`Mapping`] it points into: tables, spans and snapshots hold or
+//!    borrow it;
+//! 3. a backing file that shrinks under a mapping raises SIGBUS: the handler of [`guard`] replaces
+//!    the mapping with zero pages and marks it [`Mapping::is_poisoned`], so the session ends and
+//!    the process does not.
 
 mod address_space;
 mod dirty_log;

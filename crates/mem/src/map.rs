@@ -3,7 +3,8 @@ use std::sync::Arc;
 use crate::remote::RemoteMemory;
 use crate::{AddressSpace, DirtyLog, Mapping, Shared, Span, Table};
 
-/// Most regions in one address space. A vIOMMU maps page by page; QEMU's default limit is 65535 maps.
+/// Most regions in one address space. A vIOMMU maps page by page; QEMU's default limit is 65535
+/// maps.
 pub const MAX_REGIONS: usize = 65_535;
 
 /// An address as the driver writes it into descriptors: guest-physical, or an IOVA behind an IOMMU.
@@ -137,8 +138,8 @@ impl Region {
     }
 }
 
-/// An immutable snapshot of an address space. Cheap to share; whatever is resolved through it stays valid as long as
-/// it is held, whatever happens to the address space meanwhile.
+/// An immutable snapshot of an address space. Cheap to share; whatever is resolved through it stays
+/// valid as long as it is held, whatever happens to the address space meanwhile.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryMap {
     /// Sorted by `start`, not overlapping.
@@ -168,7 +169,8 @@ impl MemoryMap {
         Ok(Self { regions, ..Self::default() })
     }
 
-    /// The same with unknown addresses reported as [`MemoryError::Miss`], for an IOMMU that fills the map on demand.
+    /// The same with unknown addresses reported as [`MemoryError::Miss`], for an IOMMU that fills
+    /// the map on demand.
     #[must_use]
     pub fn translated(mut self) -> Self {
         self.translated = true;
@@ -248,11 +250,12 @@ impl MemoryMap {
         self.find(at).map(|index| &self.regions[index])
     }
 
-    /// The longest span of at most `len` bytes at `at` that lies in one region. A buffer may cross into the next region:
-    /// callers ask again for the rest.
+    /// The longest span of at most `len` bytes at `at` that lies in one region. A buffer may cross
+    /// into the next region: callers ask again for the rest.
     ///
     /// # Errors
-    /// [`MemoryError::Unmapped`], [`MemoryError::Miss`], [`MemoryError::NotMappable`], [`MemoryError::Overflow`].
+    /// [`MemoryError::Unmapped`], [`MemoryError::Miss`], [`MemoryError::NotMappable`],
+    /// [`MemoryError::Overflow`].
     pub fn span(&self, at: DriverAddress, len: u64) -> Result<Span<'_>, MemoryError> {
         self.span_in(self.find(at)?, at, len)
     }
@@ -307,7 +310,8 @@ impl MemoryMap {
     /// Copies `from` to `at`, across regions.
     ///
     /// # Errors
-    /// As [`MemoryMap::span`], and [`MemoryError::BadTable`] for read-only memory; part may have been written.
+    /// As [`MemoryMap::span`], and [`MemoryError::BadTable`] for read-only memory; part may have
+    /// been written.
     pub fn write(&self, at: DriverAddress, from: &[u8]) -> Result<(), MemoryError> {
         let mut done = 0;
         while done < from.len() {

@@ -20,7 +20,8 @@ pub struct Mapping {
     guard: Option<Guard>,
 }
 
-// SAFETY: the mapping is plain memory reached only through atomics and raw copies; nothing is tied to a thread.
+// SAFETY: the mapping is plain memory reached only through atomics and raw copies; nothing is tied
+// to a thread.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
@@ -28,8 +29,9 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `len` bytes of `file` from byte `offset`, shared with whoever else has the file.
     ///
-    /// The file must be at least `offset + len` bytes long now; if it shrinks later the mapping is poisoned, see
-    /// [`Mapping::is_poisoned`]. `offset` need not be page-aligned. Falls back to read-only if the file can't be written.
+    /// The file must be at least `offset + len` bytes long now; if it shrinks later the mapping is
+    /// poisoned, see [`Mapping::is_poisoned`]. `offset` need not be page-aligned. Falls back to
+    /// read-only if the file can't be written.
     ///
     /// # Errors
     /// [`MemoryError::BeyondFile`], [`MemoryError::TooManyMappings`], or the system's refusal.
@@ -61,8 +63,8 @@ impl Mapping {
         Ok(Arc::new(mapping))
     }
 
-    /// Fresh zeroed memory of `len` bytes (rounded up to pages) that can be passed to another process: a memfd called
-    /// `name` in `/proc`, sealed so that nobody can shrink it under us.
+    /// Fresh zeroed memory of `len` bytes (rounded up to pages) that can be passed to another
+    /// process: a memfd called `name` in `/proc`, sealed so that nobody can shrink it under us.
     ///
     /// # Errors
     /// The system's refusal.
@@ -92,7 +94,8 @@ impl Mapping {
         self.writable
     }
 
-    /// Whether the backing file was cut under us: the content is zeros now and the session must end.
+    /// Whether the backing file was cut under us: the content is zeros now and the session must
+    /// end.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         self.guard.as_ref().is_some_and(Guard::is_poisoned)
@@ -131,8 +134,8 @@ impl Drop for Mapping {
         // The guard's slot must be free before the addresses can be reused by another mapping.
         self.guard = None;
         let (start, len) = self.mapped;
-        // SAFETY: exactly the range that mmap returned; nobody holds a pointer into it, since every table, span and
-        // snapshot keeps or borrows the `Arc` whose last holder we are.
+        // SAFETY: exactly the range that mmap returned; nobody holds a pointer into it, since every
+        // table, span and snapshot keeps or borrows the `Arc` whose last holder we are.
         let result = unsafe { rustix::mm::munmap(start.as_ptr().cast(), len) };
         debug_assert!(result.is_ok(), "munmap of our own mapping");
     }
@@ -160,7 +163,8 @@ fn map_file(
     NonNull::new(start.cast()).ok_or(rustix::io::Errno::NOMEM)
 }
 
-/// The page size a mapping of `file` must respect: that of the huge page pool for hugetlbfs, else the machine's.
+/// The page size a mapping of `file` must respect: that of the huge page pool for hugetlbfs, else
+/// the machine's.
 fn page_size_of(file: &OwnedFd) -> Result<u64, MemoryError> {
     /// `HUGETLBFS_MAGIC` of linux/magic.h.
     const HUGETLBFS: u64 = 0x958458f6;
@@ -174,15 +178,16 @@ fn page_size_of(file: &OwnedFd) -> Result<u64, MemoryError> {
 
 /// Maps each file once, whole, however many ranges of it a peer registers.
 ///
-/// A virtual IOMMU makes a VMM register tens of thousands of 4 KiB ranges of one file, each with a descriptor of its own; files
-/// are told apart by device and inode number.
+/// A virtual IOMMU makes a VMM register tens of thousands of 4 KiB ranges of one file, each with a
+/// descriptor of its own; files are told apart by device and inode number.
 #[derive(Debug, Default)]
 pub struct FileCache {
     files: HashMap<(u64, u64), Weak<Mapping>>,
 }
 
 impl FileCache {
-    /// The mapping of the whole file, made now or earlier. A file that has grown since is mapped anew.
+    /// The mapping of the whole file, made now or earlier. A file that has grown since is mapped
+    /// anew.
     ///
     /// # Errors
     /// As [`Mapping::of_file`], with `end` the byte after the range the caller wants.

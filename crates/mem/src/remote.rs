@@ -1,8 +1,10 @@
-//! Memory that can't be mapped, only asked for: by messages to whoever owns it, or by transactions on a bus.
+//! Memory that can't be mapped, only asked for: by messages to whoever owns it, or by transactions
+//! on a bus.
 //!
-//! A region of a [`MemoryMap`](crate::MemoryMap) may be backed by a [`RemoteMemory`]. Each queue opens a channel of its
-//! own, submits several transfers, and collects the answers without ever waiting: a round trip is tens of
-//! microseconds, so what matters is how many of them a request needs, not how many bytes each one moves.
+//! A region of a [`MemoryMap`](crate::MemoryMap) may be backed by a [`RemoteMemory`]. Each queue
+//! opens a channel of its own, submits several transfers, and collects the answers without ever
+//! waiting: a round trip is tens of microseconds, so what matters is how many of them a request
+//! needs, not how many bytes each one moves.
 
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
@@ -38,7 +40,8 @@ pub type OnAnswer<'a> = dyn FnMut(u32, Result<&[u8], RemoteError>) + 'a;
 
 /// One queue's way to a [`RemoteMemory`].
 ///
-/// Transfers submitted on one channel reach the memory in order of submission; answers may come in any order.
+/// Transfers submitted on one channel reach the memory in order of submission; answers may come in
+/// any order.
 pub trait RemoteChannel: Send {
     /// Largest transfer in bytes; longer ones must be split by the caller.
     fn max_transfer_bytes(&self) -> u32;
@@ -46,7 +49,8 @@ pub trait RemoteChannel: Send {
     /// Queues a read of `len` bytes at `address`; the answer carries `tag`.
     ///
     /// # Errors
-    /// [`RemoteError::Busy`] when too many are in flight, [`RemoteError::Closed`] when the link is gone.
+    /// [`RemoteError::Busy`] when too many are in flight, [`RemoteError::Closed`] when the link is
+    /// gone.
     fn read(&mut self, tag: u32, address: u64, len: u32) -> Result<(), RemoteError>;
 
     /// Queues a write of `bytes` at `address`; the acknowledgement carries `tag`.
@@ -61,7 +65,8 @@ pub trait RemoteChannel: Send {
     /// [`RemoteError::Closed`] when the link is gone.
     fn flush(&mut self) -> Result<(), RemoteError>;
 
-    /// Hands each answer that has arrived to `done` (the bytes read, or none for a write) and returns how many there were.
+    /// Hands each answer that has arrived to `done` (the bytes read, or none for a write) and
+    /// returns how many there were.
     ///
     /// # Errors
     /// [`RemoteError::Closed`] when the link is gone; a refused transfer is reported to `done`.

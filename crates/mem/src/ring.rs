@@ -1,4 +1,5 @@
-//! The entries of virtqueues as they lie in memory, made of atomics (VIRTIO 1.4, 2.7.5, 2.7.8, 2.8.13, 2.8.14).
+//! The entries of virtqueues as they lie in memory, made of atomics (VIRTIO 1.4, 2.7.5, 2.7.8,
+//! 2.8.13, 2.8.14).
 //!
 //! Little-endian on the wire; the accessors convert, so callers only see native integers.
 

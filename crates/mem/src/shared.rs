@@ -4,8 +4,8 @@ use crate::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 ///
 /// # Safety
 ///
-/// Every bit pattern is a valid value, every byte belongs to an atomic, and there is no padding. Then a shared
-/// reference to it promises the compiler nothing that a hostile peer could break.
+/// Every bit pattern is a valid value, every byte belongs to an atomic, and there is no padding.
+/// Then a shared reference to it promises the compiler nothing that a hostile peer could break.
 pub unsafe trait Shared: Sync + 'static {}
 
 // SAFETY: an atomic integer accepts every bit pattern and has no padding.

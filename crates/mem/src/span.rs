@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::{DriverAddress, Mapping, MemoryMap};
 
-/// A checked window on data bytes that another party may be changing: copied to and from, never borrowed.
+/// A checked window on data bytes that another party may be changing: copied to and from, never
+/// borrowed.
 ///
 /// A span may be shorter than what was asked for when a buffer crosses into another region; see
 /// [`MemoryMap::span`](crate::MemoryMap::span).
@@ -88,35 +89,37 @@ impl<'m> Span<'m> {
     #[inline]
     pub fn copy_to(&self, into: &mut [u8]) -> usize {
         let len = self.len.min(into.len());
-        // SAFETY: `len` bytes are readable at `base` and writable at `into`; `into` is private memory, so they can't
-        // overlap. A peer writing meanwhile only changes which bytes arrive.
+        // SAFETY: `len` bytes are readable at `base` and writable at `into`; `into` is private
+        // memory, so they can't overlap. A peer writing meanwhile only changes which bytes arrive.
         unsafe { std::ptr::copy_nonoverlapping(self.base.as_ptr(), into.as_mut_ptr(), len) };
         len
     }
 
-    /// Copies `from` over the first bytes of the span, as many as both have; returns how many. 0 if it is not writable.
+    /// Copies `from` over the first bytes of the span, as many as both have; returns how many. 0 if
+    /// it is not writable.
     #[inline]
     pub fn copy_from(&self, from: &[u8]) -> usize {
         if !self.writable {
             return 0;
         }
         let len = self.len.min(from.len());
-        // SAFETY: `len` bytes are writable at `base` (checked when the span was made) and readable at `from`, which is
-        // private memory and can't overlap.
+        // SAFETY: `len` bytes are writable at `base` (checked when the span was made) and readable
+        // at `from`, which is private memory and can't overlap.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.base.as_ptr(), len) };
         self.mark_dirty(len);
         len
     }
 
-    /// Copies as many bytes as both spans have from this one to `to`; returns how many. 0 if `to` is not writable.
+    /// Copies as many bytes as both spans have from this one to `to`; returns how many. 0 if `to`
+    /// is not writable.
     #[inline]
     pub fn copy_to_span(&self, to: &Span<'_>) -> usize {
         if !to.writable {
             return 0;
         }
         let len = self.len.min(to.len);
-        // SAFETY: both ranges are mapped, `to` writable; `copy` allows the overlap that a peer may arrange by
-        // registering the same memory twice.
+        // SAFETY: both ranges are mapped, `to` writable; `copy` allows the overlap that a peer may
+        // arrange by registering the same memory twice.
         unsafe { std::ptr::copy(self.base.as_ptr(), to.base.as_ptr(), len) };
         to.mark_dirty(len);
         len
@@ -142,7 +145,8 @@ impl<'m> Span<'m> {
         })
     }
 
-    /// A span that keeps its mapping alive by itself, for requests that outlive the snapshot they came from.
+    /// A span that keeps its mapping alive by itself, for requests that outlive the snapshot they
+    /// came from.
     #[must_use]
     pub fn to_owned(&self) -> OwnedSpan {
         OwnedSpan {
@@ -164,15 +168,16 @@ impl<'m> Span<'m> {
 
     /// As an address and length for the kernel's vectored I/O.
     ///
-    /// The slice stands for memory that a peer may write: it must only be passed on to a system call, never read.
-    /// That is why this is for this crate and `sys` alone and says `unsafe`.
+    /// The slice stands for memory that a peer may write: it must only be passed on to a system
+    /// call, never read. That is why this is for this crate and `sys` alone and says `unsafe`.
     ///
     /// # Safety
     /// The bytes behind the result must not be read or written through it by Rust code.
     #[must_use]
     #[inline]
     pub unsafe fn as_io_slice(&self) -> IoSlice<'m> {
-        // SAFETY: `len` readable bytes at `base`, alive for 'm; the caller promises not to look at them.
+        // SAFETY: `len` readable bytes at `base`, alive for 'm; the caller promises not to look at
+        // them.
         IoSlice::new(unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) })
     }
 
@@ -217,7 +222,8 @@ impl OwnedSpan {
         }
     }
 
-    /// Tells the dirty log, if there is one, that the first `len` bytes were written (by the kernel, say).
+    /// Tells the dirty log, if there is one, that the first `len` bytes were written (by the
+    /// kernel, say).
     pub fn mark_dirty(&self, len: usize) {
         if let Some((log, at)) = &self.log {
             log.mark(*at, len as u64);

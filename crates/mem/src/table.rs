@@ -15,15 +15,16 @@ pub struct Table<T: Shared> {
 
 #[cfg(not(loom))]
 impl<T: Shared> Table<T> {
-    /// A table of `len` entries at `offset` bytes into `mapping`; `None` if it does not fit, is misaligned, or the
-    /// mapping is read-only.
+    /// A table of `len` entries at `offset` bytes into `mapping`; `None` if it does not fit, is
+    /// misaligned, or the mapping is read-only.
     pub(crate) fn new(mapping: &Arc<Mapping>, offset: usize, len: usize) -> Option<Self> {
         let bytes = len.checked_mul(size_of::<T>())?;
         let end = offset.checked_add(bytes)?;
         if end > mapping.len() || !mapping.is_writable() {
             return None;
         }
-        // SAFETY: offset <= len of the mapping, checked above, so the pointer stays within (or one past) it.
+        // SAFETY: offset <= len of the mapping, checked above, so the pointer stays within (or one
+        // past) it.
         let first = unsafe { mapping.base().add(offset) }.cast::<T>();
         if !first.as_ptr().is_aligned() {
             return None;
@@ -38,13 +39,14 @@ impl<T: Shared> Deref for Table<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: in bounds and aligned (checked in `new`), alive as long as `_mapping`, and `T: Shared` makes shared
-        // references to peer-writable memory sound.
+        // SAFETY: in bounds and aligned (checked in `new`), alive as long as `_mapping`, and `T:
+        // Shared` makes shared references to peer-writable memory sound.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.len) }
     }
 }
 
-// SAFETY: a table is a shared slice of `Sync` values plus an `Arc<Mapping>`, both of which may cross threads.
+// SAFETY: a table is a shared slice of `Sync` values plus an `Arc<Mapping>`, both of which may
+// cross threads.
 #[cfg(not(loom))]
 unsafe impl<T: Shared> Send for Table<T> {}
 // SAFETY: as above; all access is through atomics.

@@ -65,7 +65,8 @@ impl Epoll {
         let _ = epoll::delete(&self.0, fd);
     }
 
-    /// Waits until something is ready, for ever or up to `limit`, and puts it in `ready`, which is cleared first.
+    /// Waits until something is ready, for ever or up to `limit`, and puts it in `ready`, which is
+    /// cleared first.
     ///
     /// # Errors
     /// None in practice; an interruption by a signal counts as nothing ready.

@@ -4,7 +4,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::event::EventfdFlags;
 use rustix::io::Errno;
 
-/// A counter in the kernel that one side adds to and the other waits for; how drivers and devices notify each other.
+/// A counter in the kernel that one side adds to and the other waits for; how drivers and devices
+/// notify each other.
 #[derive(Debug)]
 pub struct EventFd(OwnedFd);
 
@@ -17,8 +18,8 @@ impl EventFd {
         Ok(Self(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
-    /// Wraps one received from a peer and makes it non-blocking. That it really is an eventfd is not checked: a peer that sends
-    /// something else is only fooling itself.
+    /// Wraps one received from a peer and makes it non-blocking. That it really is an eventfd is
+    /// not checked: a peer that sends something else is only fooling itself.
     ///
     /// # Errors
     /// The descriptor's flags can't be changed.
@@ -30,7 +31,8 @@ impl EventFd {
         Ok(Self(fd))
     }
 
-    /// Adds one: whoever waits wakes up. A full counter, or a peer that closed its end, is not an error for the sender.
+    /// Adds one: whoever waits wakes up. A full counter, or a peer that closed its end, is not an
+    /// error for the sender.
     pub fn signal(&self) {
         // EAGAIN: the counter is full, so the other side is already notified.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());

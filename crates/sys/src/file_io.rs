@@ -6,8 +6,8 @@ use mem::Span;
 /// Most spans given to the kernel in one call; the rest is left for the next one.
 const MAX_SPANS: usize = 64;
 
-/// Reads from `file` at byte `offset` into the spans in order; returns how many bytes arrived, fewer at the end of the
-/// file or when there are more than 64 spans.
+/// Reads from `file` at byte `offset` into the spans in order; returns how many bytes arrived,
+/// fewer at the end of the file or when there are more than 64 spans.
 ///
 /// # Errors
 /// The read failed, or a span is read-only.
@@ -18,7 +18,8 @@ pub fn read_at(file: impl AsFd, spans: &[Span<'_>], offset: u64) -> io::Result<u
     }
     let mut slices: [IoSliceMut<'_>; MAX_SPANS] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
     for (slice, span) in slices.iter_mut().zip(spans) {
-        // SAFETY: writable mapped bytes, alive while the span is borrowed; the slice is only handed to the kernel.
+        // SAFETY: writable mapped bytes, alive while the span is borrowed; the slice is only handed
+        // to the kernel.
         let bytes = unsafe { std::slice::from_raw_parts_mut(span.as_ptr(), span.len()) };
         *slice = IoSliceMut::new(bytes);
     }
@@ -31,8 +32,8 @@ pub fn read_at(file: impl AsFd, spans: &[Span<'_>], offset: u64) -> io::Result<u
     Ok(read)
 }
 
-/// Writes the spans in order to `file` at byte `offset`; returns how many bytes went, fewer when the medium is full or when
-/// there are more than 64 spans.
+/// Writes the spans in order to `file` at byte `offset`; returns how many bytes went, fewer when
+/// the medium is full or when there are more than 64 spans.
 ///
 /// # Errors
 /// The write failed.

@@ -1,7 +1,8 @@
-//! The operating system: eventfds, sockets that carry file descriptors, epoll, timers, signals, vectored I/O on spans.
+//! The operating system: eventfds, sockets that carry file descriptors, epoll, timers, signals,
+//! vectored I/O on spans.
 //!
-//! Thin and safe: each type is one kernel object, each method one system call. What it deliberately lacks: any protocol,
-//! any policy, and any name that is not the kernel's.
+//! Thin and safe: each type is one kernel object, each method one system call. What it deliberately
+//! lacks: any protocol, any policy, and any name that is not the kernel's.
 
 mod epoll;
 mod eventfd;

@@ -15,8 +15,9 @@ static STOPPED: AtomicBool = AtomicBool::new(false);
 pub struct StopSignal(&'static EventFd);
 
 impl StopSignal {
-    /// Takes over SIGTERM and SIGINT for the process. A second signal while the first is being obeyed ends the process at
-    /// once, as without us. SIGPIPE is ignored: a closed socket is an error of the write, not of the process.
+    /// Takes over SIGTERM and SIGINT for the process. A second signal while the first is being
+    /// obeyed ends the process at once, as without us. SIGPIPE is ignored: a closed socket is an
+    /// error of the write, not of the process.
     ///
     /// # Errors
     /// The system is out of file descriptors.

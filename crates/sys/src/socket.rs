@@ -12,8 +12,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 
-/// Most file descriptors with one message: what the kernel's SCM_RIGHTS allows is 253; no protocol here needs more than
-/// vhost-user's 8 memory regions and vfio-user's `max_msg_fds` of 16.
+/// Most file descriptors with one message: what the kernel's SCM_RIGHTS allows is 253; no protocol
+/// here needs more than vhost-user's 8 memory regions and vfio-user's `max_msg_fds` of 16.
 pub const MAX_FDS_PER_MESSAGE: usize = 32;
 
 /// What one `recvmsg` brought.
@@ -51,8 +51,9 @@ impl Connection {
         Ok((Self::new(a)?, Self::new(b)?))
     }
 
-    /// Reads into `bytes`, never more, so that descriptors stay with the message they came with; appends received
-    /// descriptors to `fds`. Descriptors beyond [`MAX_FDS_PER_MESSAGE`] are closed and reported as an error.
+    /// Reads into `bytes`, never more, so that descriptors stay with the message they came with;
+    /// appends received descriptors to `fds`. Descriptors beyond [`MAX_FDS_PER_MESSAGE`] are closed
+    /// and reported as an error.
     ///
     /// # Errors
     /// The connection broke, or a message carried too many descriptors.
@@ -88,8 +89,8 @@ impl Connection {
         }
     }
 
-    /// Sends the first bytes of `bytes`, with `fds` attached to the first of them; returns how many went, or `None` when the
-    /// socket's buffer is full.
+    /// Sends the first bytes of `bytes`, with `fds` attached to the first of them; returns how many
+    /// went, or `None` when the socket's buffer is full.
     ///
     /// # Errors
     /// The connection broke.
@@ -226,8 +227,8 @@ impl Drop for Listener {
     }
 }
 
-/// Listens at `path`. A socket that nobody listens on any more is replaced; a live one, or a file that is no socket, is left
-/// alone and reported.
+/// Listens at `path`. A socket that nobody listens on any more is replaced; a live one, or a file
+/// that is no socket, is left alone and reported.
 ///
 /// # Errors
 /// `AddrInUse` when somebody is listening there; the system's refusal otherwise.

@@ -18,7 +18,8 @@ impl Timer {
         Ok(Self(rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?))
     }
 
-    /// Fires once after `delay` (at least a nanosecond), and from then on every `interval` if that is not zero.
+    /// Fires once after `delay` (at least a nanosecond), and from then on every `interval` if that
+    /// is not zero.
     ///
     /// # Errors
     /// A duration the kernel can't represent.

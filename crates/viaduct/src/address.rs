@@ -1,4 +1,5 @@
-//! Reads what people type: addresses of ends, `key=value` settings, sizes. The only place that does.
+//! Reads what people type: addresses of ends, `key=value` settings, sizes. The only place that
+//! does.
 //!
 //! ```text
 //! vhost-user:/run/qsd.sock            scheme, path

@@ -1,4 +1,5 @@
-//! The ends a person can name: the transports' table and the built-in devices' table, looked at as one.
+//! The ends a person can name: the transports' table and the built-in devices' table, looked at as
+//! one.
 
 use anyhow::{Context, Result, bail};
 use devices::DEVICES;

@@ -24,7 +24,8 @@ pub struct Identity {
 pub struct Reach {
     /// It can map the driver's memory: buffers need no copy.
     pub maps_memory: bool,
-    /// It works on the driver's rings itself, given their addresses and eventfds; else somebody must relay.
+    /// It works on the driver's rings itself, given their addresses and eventfds; else somebody
+    /// must relay.
     pub runs_rings: bool,
     /// Most memory regions it takes; a driver with more needs a copy.
     pub max_regions: usize,
@@ -39,10 +40,12 @@ impl Reach {
 /// Who starts the queues again when a device that went away ([`DeviceEvent::Gone`]) is back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recovery {
-    /// The device itself, on the same rings where they had stopped: the driver's own rings, which nobody can make afresh.
+    /// The device itself, on the same rings where they had stopped: the driver's own rings, which
+    /// nobody can make afresh.
     #[default]
     InPlace,
-    /// Whoever called [`VirtioDevice::set_recovery`]: the rings are its own and it knows what was in flight.
+    /// Whoever called [`VirtioDevice::set_recovery`]: the rings are its own and it knows what was
+    /// in flight.
     ByCaller,
 }
 
@@ -89,9 +92,10 @@ impl DeviceError {
 
 /// The control plane of a virtio device.
 ///
-/// Called by one thread, the one that serves the driver end. The order of calls is the specification's: [`set_memory`], then
-/// [`accept_features`], then [`start_queue`] for each queue in use, then [`set_status`] with DRIVER_OK; [`stop_queue`] and
-/// [`reset`] at any time. No call may take long (a driver end blocks its virtual machine meanwhile): 100 ms is much.
+/// Called by one thread, the one that serves the driver end. The order of calls is the
+/// specification's: [`set_memory`], then [`accept_features`], then [`start_queue`] for each queue
+/// in use, then [`set_status`] with DRIVER_OK; [`stop_queue`] and [`reset`] at any time. No call
+/// may take long (a driver end blocks its virtual machine meanwhile): 100 ms is much.
 ///
 /// [`set_memory`]: VirtioDevice::set_memory
 /// [`accept_features`]: VirtioDevice::accept_features
@@ -100,8 +104,8 @@ impl DeviceError {
 /// [`stop_queue`]: VirtioDevice::stop_queue
 /// [`reset`]: VirtioDevice::reset
 pub trait VirtioDevice: Send {
-    /// What the device is. May change until [`VirtioDevice::accept_features`] is called (a bridge learns from
-    /// [`VirtioDevice::set_memory`] what it must do), so ask again rather than keep it.
+    /// What the device is. May change until [`VirtioDevice::accept_features`] is called (a bridge
+    /// learns from [`VirtioDevice::set_memory`] what it must do), so ask again rather than keep it.
     fn identity(&self) -> &Identity;
 
     /// What the device can reach by itself.
@@ -116,13 +120,15 @@ pub trait VirtioDevice: Send {
     /// [`DeviceError::BadConfigWrite`] where it is read-only or ends.
     fn write_config(&mut self, offset: u32, bytes: &[u8]) -> Result<(), DeviceError>;
 
-    /// The driver's memory. Called before anything that needs it, and again only with another address space.
+    /// The driver's memory. Called before anything that needs it, and again only with another
+    /// address space.
     ///
     /// # Errors
     /// The device can't work with such memory.
     fn set_memory(&mut self, memory: &Arc<AddressSpace>) -> Result<(), DeviceError>;
 
-    /// The regions of the driver's memory have changed. Memory that was removed is not touched any more when this returns.
+    /// The regions of the driver's memory have changed. Memory that was removed is not touched any
+    /// more when this returns.
     ///
     /// # Errors
     /// The device can't work with the new regions.
@@ -140,14 +146,15 @@ pub trait VirtioDevice: Send {
     /// The ring is not acceptable, or the device is away.
     fn start_queue(&mut self, setup: QueueSetup) -> Result<(), DeviceError>;
 
-    /// Stops a queue; when this returns nothing of it is touched any more. Returns where to start it again: with the first
-    /// request that was not completed.
+    /// Stops a queue; when this returns nothing of it is touched any more. Returns where to start
+    /// it again: with the first request that was not completed.
     ///
     /// # Errors
     /// [`DeviceError::NoSuchQueue`] if it does not run.
     fn stop_queue(&mut self, index: u16) -> Result<QueuePosition, DeviceError>;
 
-    /// Suspends or resumes a started queue without stopping it (vhost-user's enable; network queue pairs).
+    /// Suspends or resumes a started queue without stopping it (vhost-user's enable; network queue
+    /// pairs).
     ///
     /// # Errors
     /// [`DeviceError::NoSuchQueue`] if it does not run.
@@ -156,18 +163,22 @@ pub trait VirtioDevice: Send {
         Ok(())
     }
 
-    /// The event behind a running queue's [`QueueSetup::call`] has changed; of interest only to who has handed it on.
+    /// The event behind a running queue's [`QueueSetup::call`] has changed; of interest only to who
+    /// has handed it on.
     fn notifier_changed(&mut self, index: u16) {
         let _ = index;
     }
 
-    /// Settles who starts the queues again when the device went away and came back; of interest to devices that can.
+    /// Settles who starts the queues again when the device went away and came back; of interest to
+    /// devices that can.
     ///
-    /// With [`Recovery::ByCaller`], every queue counts as stopped from [`DeviceEvent::Gone`] on: the device touches no ring
-    /// any more and [`VirtioDevice::stop_queue`] fails with [`DeviceError::NoSuchQueue`], which the caller takes for done. At
-    /// [`DeviceEvent::Back`] features and memory are in force again, and the caller calls [`VirtioDevice::start_queue`] for
-    /// each queue with a fresh ring in which it offers again what was in flight. With [`Recovery::InPlace`] the device has
-    /// started them itself when it reports [`DeviceEvent::Back`].
+    /// With [`Recovery::ByCaller`], every queue counts as stopped from [`DeviceEvent::Gone`] on:
+    /// the device touches no ring any more and [`VirtioDevice::stop_queue`] fails with
+    /// [`DeviceError::NoSuchQueue`], which the caller takes for done. At [`DeviceEvent::Back`]
+    /// features and memory are in force again, and the caller calls [`VirtioDevice::start_queue`]
+    /// for each queue with a fresh ring in which it offers again what was in flight. With
+    /// [`Recovery::InPlace`] the device has started them itself when it reports
+    /// [`DeviceEvent::Back`].
     fn set_recovery(&mut self, recovery: Recovery) {
         let _ = recovery;
     }
@@ -181,13 +192,15 @@ pub trait VirtioDevice: Send {
         Ok(())
     }
 
-    /// Stops everything and forgets the driver. Afterwards the device is as after its creation, memory included.
+    /// Stops everything and forgets the driver. Afterwards the device is as after its creation,
+    /// memory included.
     ///
     /// # Errors
     /// The device could not be brought back to a defined state; it must not be used further.
     fn reset(&mut self) -> Result<(), DeviceError>;
 
-    /// Becomes readable when [`VirtioDevice::control_ready`] has something to do; `None` if it never does.
+    /// Becomes readable when [`VirtioDevice::control_ready`] has something to do; `None` if it
+    /// never does.
     fn control_fd(&self) -> Option<BorrowedFd<'_>>;
 
     /// Does what is due on the control side and returns what the driver end should know.

@@ -73,8 +73,9 @@ pub trait DriverEnd: Send {
     /// What a person types to attach a driver here: QEMU's options, one per line.
     fn attach_hint(&self, device: &dyn VirtioDevice) -> String;
 
-    /// Serves drivers with `device`, one after the other, until `stop` is asked or nothing can be served any more. When the
-    /// driver's side goes away the device is stopped, and started where it was when the driver's side comes back and asks for that.
+    /// Serves drivers with `device`, one after the other, until `stop` is asked or nothing can be
+    /// served any more. When the driver's side goes away the device is stopped, and started where
+    /// it was when the driver's side comes back and asks for that.
     ///
     /// # Errors
     /// The end can't serve any longer.

@@ -18,10 +18,12 @@ pub enum DeviceEvent {
         /// The rule that was broken.
         reason: String,
     },
-    /// The device went away; requests wait. Config reads give what was read last, config writes fail.
+    /// The device went away; requests wait. Config reads give what was read last, config writes
+    /// fail.
     Gone(String),
-    /// It is back, with the features and memory of before. The queues run again where they had stopped, or wait to be started
-    /// afresh by the caller: see [`crate::VirtioDevice::set_recovery`].
+    /// It is back, with the features and memory of before. The queues run again where they had
+    /// stopped, or wait to be started afresh by the caller: see
+    /// [`crate::VirtioDevice::set_recovery`].
     Back,
 }
 

@@ -60,10 +60,12 @@ impl Features {
     /// No bits.
     pub const NONE: Self = Self(0);
 
-    /// What is agreed about rings and the transport rather than about the device: bits 24 and 26-41.
+    /// What is agreed about rings and the transport rather than about the device: bits 24 and
+    /// 26-41.
     pub const TRANSPORT: Self = Self(0x3ff_fd00_0000);
 
-    /// What a ring of ours can do on either side, so that a shadow may offer it whatever the device says.
+    /// What a ring of ours can do on either side, so that a shadow may offer it whatever the device
+    /// says.
     pub const RINGS: Self =
         Self(Self::INDIRECT_DESC.0 | Self::EVENT_IDX.0 | Self::RING_PACKED.0 | Self::VERSION_1.0);
 
@@ -140,79 +142,83 @@ impl fmt::Display for Features {
 #[must_use]
 pub fn names_of(device: DeviceType) -> &'static [FeatureName] {
     match device {
-        DeviceType::NET => &[
-            (0, "CSUM"),
-            (1, "GUEST_CSUM"),
-            (2, "CTRL_GUEST_OFFLOADS"),
-            (3, "MTU"),
-            (5, "MAC"),
-            (7, "GUEST_TSO4"),
-            (8, "GUEST_TSO6"),
-            (9, "GUEST_ECN"),
-            (10, "GUEST_UFO"),
-            (11, "HOST_TSO4"),
-            (12, "HOST_TSO6"),
-            (13, "HOST_ECN"),
-            (14, "HOST_UFO"),
-            (15, "MRG_RXBUF"),
-            (16, "STATUS"),
-            (17, "CTRL_VQ"),
-            (18, "CTRL_RX"),
-            (19, "CTRL_VLAN"),
-            (20, "CTRL_RX_EXTRA"),
-            (21, "GUEST_ANNOUNCE"),
-            (22, "MQ"),
-            (23, "CTRL_MAC_ADDR"),
-            (52, "HASH_TUNNEL"),
-            (53, "VQ_NOTF_COAL"),
-            (54, "GUEST_USO4"),
-            (55, "GUEST_USO6"),
-            (56, "HOST_USO"),
-            (57, "HASH_REPORT"),
-            (59, "GUEST_HDRLEN"),
-            (60, "RSS"),
-            (61, "RSC_EXT"),
-            (62, "STANDBY"),
-            (63, "SPEED_DUPLEX"),
-        ],
-        DeviceType::BLOCK => &[
-            (1, "SIZE_MAX"),
-            (2, "SEG_MAX"),
-            (4, "GEOMETRY"),
-            (5, "RO"),
-            (6, "BLK_SIZE"),
-            (9, "FLUSH"),
-            (10, "TOPOLOGY"),
-            (11, "CONFIG_WCE"),
-            (12, "MQ"),
-            (13, "DISCARD"),
-            (14, "WRITE_ZEROES"),
-            (15, "LIFETIME"),
-            (16, "SECURE_ERASE"),
-            (17, "ZONED"),
-        ],
-        DeviceType::CONSOLE => &[(0, "SIZE"), (1, "MULTIPORT"), (2, "EMERG_WRITE")],
-        DeviceType::BALLOON => &[
-            (0, "MUST_TELL_HOST"),
-            (1, "STATS_VQ"),
-            (2, "DEFLATE_ON_OOM"),
-            (3, "FREE_PAGE_HINT"),
-            (4, "PAGE_POISON"),
-            (5, "PAGE_REPORTING"),
-        ],
-        DeviceType::SCSI => &[(0, "INOUT"), (1, "HOTPLUG"), (2, "CHANGE"), (3, "T10_PI")],
-        DeviceType::GPU => &[
-            (0, "VIRGL"),
-            (1, "EDID"),
-            (2, "RESOURCE_UUID"),
-            (3, "RESOURCE_BLOB"),
-            (4, "CONTEXT_INIT"),
-        ],
-        DeviceType::VSOCK => &[(0, "STREAM"), (1, "SEQPACKET"), (2, "NO_IMPLIED_STREAM")],
-        DeviceType::FS => &[(0, "NOTIFICATION")],
+        DeviceType::NET => NET,
+        DeviceType::BLOCK => BLOCK,
+        DeviceType::CONSOLE => CONSOLE,
+        DeviceType::BALLOON => BALLOON,
+        DeviceType::SCSI => SCSI,
+        DeviceType::GPU => GPU,
+        DeviceType::VSOCK => VSOCK,
+        DeviceType::FS => FS,
         _ => &[],
     }
 }
+
+const NET: &[FeatureName] = &[
+    (0, "CSUM"),
+    (1, "GUEST_CSUM"),
+    (2, "CTRL_GUEST_OFFLOADS"),
+    (3, "MTU"),
+    (5, "MAC"),
+    (7, "GUEST_TSO4"),
+    (8, "GUEST_TSO6"),
+    (9, "GUEST_ECN"),
+    (10, "GUEST_UFO"),
+    (11, "HOST_TSO4"),
+    (12, "HOST_TSO6"),
+    (13, "HOST_ECN"),
+    (14, "HOST_UFO"),
+    (15, "MRG_RXBUF"),
+    (16, "STATUS"),
+    (17, "CTRL_VQ"),
+    (18, "CTRL_RX"),
+    (19, "CTRL_VLAN"),
+    (20, "CTRL_RX_EXTRA"),
+    (21, "GUEST_ANNOUNCE"),
+    (22, "MQ"),
+    (23, "CTRL_MAC_ADDR"),
+    (52, "HASH_TUNNEL"),
+    (53, "VQ_NOTF_COAL"),
+    (54, "GUEST_USO4"),
+    (55, "GUEST_USO6"),
+    (56, "HOST_USO"),
+    (57, "HASH_REPORT"),
+    (59, "GUEST_HDRLEN"),
+    (60, "RSS"),
+    (61, "RSC_EXT"),
+    (62, "STANDBY"),
+    (63, "SPEED_DUPLEX"),
+];
+const BLOCK: &[FeatureName] = &[
+    (1, "SIZE_MAX"),
+    (2, "SEG_MAX"),
+    (4, "GEOMETRY"),
+    (5, "RO"),
+    (6, "BLK_SIZE"),
+    (9, "FLUSH"),
+    (10, "TOPOLOGY"),
+    (11, "CONFIG_WCE"),
+    (12, "MQ"),
+    (13, "DISCARD"),
+    (14, "WRITE_ZEROES"),
+    (15, "LIFETIME"),
+    (16, "SECURE_ERASE"),
+    (17, "ZONED"),
+];
+const CONSOLE: &[FeatureName] = &[(0, "SIZE"), (1, "MULTIPORT"), (2, "EMERG_WRITE")];
+const BALLOON: &[FeatureName] = &[
+    (0, "MUST_TELL_HOST"),
+    (1, "STATS_VQ"),
+    (2, "DEFLATE_ON_OOM"),
+    (3, "FREE_PAGE_HINT"),
+    (4, "PAGE_POISON"),
+    (5, "PAGE_REPORTING"),
+];
+const SCSI: &[FeatureName] = &[(0, "INOUT"), (1, "HOTPLUG"), (2, "CHANGE"), (3, "T10_PI")];
+const GPU: &[FeatureName] =
+    &[(0, "VIRGL"), (1, "EDID"), (2, "RESOURCE_UUID"), (3, "RESOURCE_BLOB"), (4, "CONTEXT_INIT")];
+const VSOCK: &[FeatureName] = &[(0, "STREAM"), (1, "SEQPACKET"), (2, "NO_IMPLIED_STREAM")];
+const FS: &[FeatureName] = &[(0, "NOTIFICATION")];
 
 #[cfg(test)]
 mod tests {

@@ -96,7 +96,8 @@ impl DeviceType {
         Self::ALL.iter().find(|(id, _)| *id == self).map(|(_, name)| *name)
     }
 
-    /// The PCI device id of the transitional device, for the types that have one (VIRTIO 1.4, 4.1.2.1).
+    /// The PCI device id of the transitional device, for the types that have one (VIRTIO 1.4,
+    /// 4.1.2.1).
     #[must_use]
     pub fn transitional_pci_id(self) -> Option<u16> {
         match self {

@@ -1,9 +1,11 @@
-//! Virtio's words: device ids, features, config layouts, the status machine, and the two traits that everything is made of.
+//! Virtio's words: device ids, features, config layouts, the status machine, and the two traits
+//! that everything is made of.
 //!
-//! What a driver arrives *through* implements [`DriverEnd`]; what it can be connected *to* implements [`VirtioDevice`]: a
-//! built-in device, a daemon behind a socket, a device in another machine, or a decorator around one of these. This is
-//! the control plane: object-safe, one thread, `&mut self`, no locks. Data flows elsewhere: whoever holds a
-//! [`QueueSetup`] owns that queue's data path.
+//! What a driver arrives *through* implements [`DriverEnd`]; what it can be connected *to*
+//! implements [`VirtioDevice`]: a built-in device, a daemon behind a socket, a device in another
+//! machine, or a decorator around one of these. This is the control plane: object-safe, one thread,
+//! `&mut self`, no locks. Data flows elsewhere: whoever holds a [`QueueSetup`] owns that queue's
+//! data path.
 //!
 //! What it deliberately lacks: the name of any transport, and I/O.
 #![forbid(unsafe_code)]

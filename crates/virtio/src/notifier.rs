@@ -4,8 +4,9 @@ use sys::EventFd;
 
 /// How a device interrupts the driver about one queue, or about its config.
 ///
-/// The event behind it may change while the queue runs (the driver moves an interrupt to another vector), so it is looked up at each
-/// signal, under a lock that is only contended at that moment. A signal is a system call anyhow.
+/// The event behind it may change while the queue runs (the driver moves an interrupt to another
+/// vector), so it is looked up at each signal, under a lock that is only contended at that moment.
+/// A signal is a system call anyhow.
 #[derive(Clone, Debug, Default)]
 pub struct Notifier(Arc<Mutex<Option<Arc<EventFd>>>>);
 

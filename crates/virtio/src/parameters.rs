@@ -38,8 +38,8 @@ pub enum ParameterError {
     },
 }
 
-/// The settings of one end: `path` and whatever else, by name. Whoever builds the end takes what it knows and calls
-/// [`Parameters::finish`], which refuses what is left over.
+/// The settings of one end: `path` and whatever else, by name. Whoever builds the end takes what it
+/// knows and calls [`Parameters::finish`], which refuses what is left over.
 #[derive(Clone, Debug, Default)]
 pub struct Parameters {
     values: BTreeMap<String, Value>,

@@ -25,8 +25,9 @@ pub struct QueueSetup {
     pub in_flight: Option<Arc<InFlightArea>>,
 }
 
-/// Memory that outlives this process and holds, for all queues of a device, which requests are in flight (vhost-user,
-/// "Inflight I/O tracking", which also defines its layout). The driver's side keeps it and gives it to whoever comes next.
+/// Memory that outlives this process and holds, for all queues of a device, which requests are in
+/// flight (vhost-user, "Inflight I/O tracking", which also defines its layout). The driver's side
+/// keeps it and gives it to whoever comes next.
 #[derive(Clone, Debug)]
 pub struct InFlightArea {
     /// Memory that starts with the area; all zeros when the area is new.

@@ -56,8 +56,8 @@ pub enum Transition {
 
 /// The device's side of the status field: which writes count, and what they mean.
 ///
-/// Whatever a driver writes, the order RESET, DRIVER, FEATURES_OK, DRIVER_OK is kept: a later step without the earlier one is
-/// ignored, and bits are only ever cleared by a reset.
+/// Whatever a driver writes, the order RESET, DRIVER, FEATURES_OK, DRIVER_OK is kept: a later step
+/// without the earlier one is ignored, and bits are only ever cleared by a reset.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StatusMachine {
     status: Status,
@@ -66,7 +66,8 @@ pub struct StatusMachine {
 }
 
 impl StatusMachine {
-    /// A device after reset. `legacy` if the driver uses the legacy interface, which goes from DRIVER straight to DRIVER_OK.
+    /// A device after reset. `legacy` if the driver uses the legacy interface, which goes from
+    /// DRIVER straight to DRIVER_OK.
     #[must_use]
     pub fn new(legacy: bool) -> Self {
         Self { status: Status::RESET, legacy }
@@ -83,8 +84,9 @@ impl StatusMachine {
         self.legacy = legacy;
     }
 
-    /// The driver writes `value`. For [`Transition::AcceptFeatures`] and [`Transition::Start`] the caller reports failure with
-    /// [`StatusMachine::refuse_features`] or [`StatusMachine::needs_reset`].
+    /// The driver writes `value`. For [`Transition::AcceptFeatures`] and [`Transition::Start`] the
+    /// caller reports failure with [`StatusMachine::refuse_features`] or
+    /// [`StatusMachine::needs_reset`].
     pub fn write(&mut self, value: Status) -> Transition {
         if value == Status::RESET {
             self.status = Status::RESET;
@@ -119,7 +121,8 @@ impl StatusMachine {
         self.status = self.status.without(Status::FEATURES_OK);
     }
 
-    /// The device can't go on. Returns whether the driver must be told by a config change interrupt (VIRTIO 1.4, 2.1.2).
+    /// The device can't go on. Returns whether the driver must be told by a config change interrupt
+    /// (VIRTIO 1.4, 2.1.2).
     pub fn needs_reset(&mut self) -> bool {
         self.status = self.status.with(Status::NEEDS_RESET);
         self.status.has(Status::DRIVER_OK)

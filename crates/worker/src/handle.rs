@@ -50,8 +50,9 @@ impl<T: Task> TaskHandle<T> {
         Self { id, mailbox: Some(mailbox), _task: PhantomData }
     }
 
-    /// Runs `work` on the task in its worker's thread, between two polls, and waits for the result; `None` if the worker is gone.
-    /// Afterwards the task's descriptors are looked at afresh and it is polled at least once.
+    /// Runs `work` on the task in its worker's thread, between two polls, and waits for the result;
+    /// `None` if the worker is gone. Afterwards the task's descriptors are looked at afresh and it
+    /// is polled at least once.
     pub fn call<R: Send + 'static>(
         &self,
         work: impl FnOnce(&mut T) -> R + Send + 'static,

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
-/// Longest time a worker polls an idle task before it sleeps. Above twice what a wake-up costs (10-25 us) polling only
-/// burns power.
+/// Longest time a worker polls an idle task before it sleeps. Above twice what a wake-up costs
+/// (10-25 us) polling only burns power.
 pub const MAX_SPIN: Duration = Duration::from_micros(50);
 
 /// First window that is worth having at all.
@@ -9,8 +9,8 @@ const MIN_SPIN: Duration = Duration::from_micros(2);
 
 /// How long to poll before sleeping, learnt from what the waiting was good for.
 ///
-/// Starts at 0. A wake-up that comes within [`MAX_SPIN`] of falling asleep shows that polling a little longer would have saved
-/// it: the window doubles. A window that passes empty halves.
+/// Starts at 0. A wake-up that comes within [`MAX_SPIN`] of falling asleep shows that polling a
+/// little longer would have saved it: the window doubles. A window that passes empty halves.
 #[derive(Clone, Copy, Debug)]
 pub struct SpinWindow {
     window: Duration,

@@ -1,10 +1,14 @@
 //! Threads that run queue tasks to completion and sleep when there is nothing to do.
 //!
-//! A [`Task`] is the data path of a queue (or of several). A worker owns its tasks by value, polls those that have work
-//! with a budget, and waits in epoll for the rest; no lock guards a task, and no task ever waits inside `poll`. The control
-//! plane reaches a task through its [`TaskHandle`]: it runs a closure on it, or takes it back.
+//! A [`Task`] is the data path of a queue (or of several). A worker owns its tasks by value, polls
+//! those that have work with a budget, and waits in epoll for the rest; no lock guards a task, and
+//! no task ever waits inside `poll`. The control plane reaches a task through its [`TaskHandle`]:
+//! it runs a closure on it, or takes it back.
 //!
-//! What it deliberately lacks: futures, priorities, work stealing. A task stays on the worker it was given to.
+//! What it deliberately lacks: futures, priorities, work stealing. A task stays on the worker it
+//! was given to.
+
+#![forbid(unsafe_code)]
 
 mod handle;
 mod idle;
@@ -26,26 +30,29 @@ pub enum Progress {
     Worked,
     /// Nothing to do now.
     Idle,
-    /// The task is over (a peer broke a rule, or the device is gone) and is not polled again; its handle takes it back.
+    /// The task is over (a peer broke a rule, or the device is gone) and is not polled again; its
+    /// handle takes it back.
     Finished,
 }
 
 /// The data path of one queue, or of a few that belong together.
 pub trait Task: Any + Send {
-    /// The descriptors whose readiness means work. Asked for when the task starts and after each [`TaskHandle::call`].
+    /// The descriptors whose readiness means work. Asked for when the task starts and after each
+    /// [`TaskHandle::call`].
     fn wake_on(&self) -> Vec<BorrowedFd<'_>>;
 
     /// Does up to `budget` requests' worth of work, without waiting and without allocating.
     fn poll(&mut self, budget: u32) -> Progress;
 
-    /// About to sleep: asks the peers for notifications. Returns true if work has come in meanwhile, and then the task is
-    /// polled again instead.
+    /// About to sleep: asks the peers for notifications. Returns true if work has come in
+    /// meanwhile, and then the task is polled again instead.
     fn arm(&mut self) -> bool;
 
     /// Awake again: acknowledges the notifications (drains eventfds) and asks for no more.
     fn disarm(&mut self);
 
-    /// When to poll the task even without a notification (rate limits, deadlines); `None` for never.
+    /// When to poll the task even without a notification (rate limits, deadlines); `None` for
+    /// never.
     fn deadline(&self) -> Option<Instant> {
         None
     }

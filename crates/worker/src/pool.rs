@@ -25,8 +25,8 @@ pub struct PoolOptions {
 }
 
 impl Default for PoolOptions {
-    /// One thread, and polling only if a processor is left over for it: with as many threads as processors, polling takes the
-    /// time from those one waits for.
+    /// One thread, and polling only if a processor is left over for it: with as many threads as
+    /// processors, polling takes the time from those one waits for.
     fn default() -> Self {
         Self::with_threads(1)
     }
@@ -73,7 +73,8 @@ impl Workers {
         }))
     }
 
-    /// The process's own pool, started at first use with the default options unless [`Workers::configure`] came before.
+    /// The process's own pool, started at first use with the default options unless
+    /// [`Workers::configure`] came before.
     ///
     /// # Errors
     /// As [`Workers::start`].

@@ -11,11 +11,13 @@ use crate::handle::Command;
 use crate::idle::earlier;
 use crate::{Progress, SpinWindow, Task};
 
-/// Requests a task may do before the next one gets its turn: long enough to batch, short enough (a few microseconds) to be fair.
+/// Requests a task may do before the next one gets its turn: long enough to batch, short enough (a
+/// few microseconds) to be fair.
 const BUDGET: u32 = 64;
 
-/// Rounds over the busy tasks between two looks at the descriptors of the sleeping ones, and at the mailbox. A look is a system
-/// call of about 140 ns; a round of one task with a full budget takes about a microsecond.
+/// Rounds over the busy tasks between two looks at the descriptors of the sleeping ones, and at the
+/// mailbox. A look is a system call of about 140 ns; a round of one task with a full budget takes
+/// about a microsecond.
 const ROUNDS_PER_LOOK: u32 = 32;
 
 /// The epoll key of the mailbox.

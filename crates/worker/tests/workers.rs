@@ -116,7 +116,8 @@ fn a_thousand_idle_tasks_cost_no_time() {
     handles.last().unwrap().call(|_| ()).unwrap();
     let ticks = || {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-        // After the name in brackets: state, then ppid and so on; utime and stime are the 12th and 13th (proc_pid_stat(5)).
+        // After the name in brackets: state, then ppid and so on; utime and stime are the 12th and
+        // 13th (proc_pid_stat(5)).
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     };

@@ -16,6 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("pcie", &["mem", "sys", "virtqueue", "virtio", "wire", "worker"]),
     ("bridge", &["mem", "sys", "virtqueue", "virtio", "worker"]),
     ("devices", &["mem", "sys", "virtqueue", "virtio", "worker"]),
+    ("driver", &["mem", "sys", "virtqueue", "virtio", "wire"]),
     ("transports", UP_TO_DEVICES),
     ("cosim", UP_TO_DEVICES),
     ("sdk", UP_TO_DEVICES),
@@ -28,7 +29,7 @@ const UP_TO_DEVICES: &[&str] =
 #[rustfmt::skip]
 const EVERYTHING: &[&str] = &[
     "mem", "wire", "sys", "virtqueue", "virtio", "worker", "pcie", "bridge", "devices",
-    "transports", "cosim", "sdk",
+    "transports", "driver", "cosim", "sdk",
 ];
 
 const MAY_BE_UNSAFE: &[&str] = &["mem", "sys", "sdk"];

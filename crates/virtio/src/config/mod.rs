@@ -1,6 +1,8 @@
-//! Device config layouts (VIRTIO 1.4, 5.x.4 of each device): structs of native integers, packed bytes on the wire.
+//! Device config layouts (VIRTIO 1.4, 5.x.4 of each device): structs of native integers, packed
+//! bytes on the wire.
 //!
-//! Each layout knows the name and offset of every field, so that a config read from an unknown device can be shown by name.
+//! Each layout knows the name and offset of every field, so that a config read from an unknown
+//! device can be shown by name.
 
 mod layouts;
 
@@ -70,7 +72,9 @@ impl<const N: usize> Field for [u8; N] {
 pub type ShownField = (&'static str, String);
 
 macro_rules! config_layout {
-    ($(#[$doc:meta])* $name:ident, $len:literal { $($(#[$fdoc:meta])* $field:ident: $type:ty = $offset:literal;)* }) => {
+    ($(#[$doc:meta])* $name:ident, $len:literal {
+        $($(#[$fdoc:meta])* $field:ident: $type:ty = $offset:literal;)*
+    }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub struct $name {
@@ -121,7 +125,8 @@ macro_rules! config_layout {
 }
 pub(crate) use config_layout;
 
-/// The fields of a device's config by name; `None` for a type without a known layout. Fields beyond the end of `bytes` are 0.
+/// The fields of a device's config by name; `None` for a type without a known layout. Fields beyond
+/// the end of `bytes` are 0.
 #[must_use]
 pub fn show(device: DeviceType, bytes: &[u8]) -> Option<Vec<ShownField>> {
     match device {
