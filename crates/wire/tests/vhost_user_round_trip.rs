@@ -147,7 +147,13 @@ fn vring_addr(n: Numbers) -> VringAddr {
 }
 
 fn shmem_mapping(n: Numbers) -> ShmemMapping {
-    ShmemMapping { id: n[0] as u8, file_offset: n[0], region_offset: n[1], len: n[2], flags: n[3] }
+    ShmemMapping {
+        id: n[0] as u8,
+        file_offset: n[0],
+        region_offset: n[1],
+        len: n[2],
+        flags: n[3] & 0xffff,
+    }
 }
 
 fn iotlb(n: Numbers) -> Iotlb {

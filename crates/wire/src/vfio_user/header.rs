@@ -24,8 +24,8 @@ pub const ERROR: u32 = 1 << 5;
 /// is announced by this project. QEMU accepts announcements up to 64 MiB.
 pub const MAX_DATA_XFER: u32 = 1 << 20;
 
-/// Largest payload accepted, in bytes: the data and room for the fields before it, of which there
-/// are at most 24 bytes.
+/// Largest payload accepted, in bytes: the data and room for the fields before it, which no
+/// command has more than 32 bytes of.
 pub const MAX_PAYLOAD: usize = MAX_DATA_XFER as usize + 4096;
 
 /// Names the protocol for a [`Framer`](crate::Framer).

@@ -31,14 +31,15 @@ pub mod region_flags {
     pub const CAPS: u32 = 1 << 3;
 }
 
-/// Most areas in a sparse mapping: as many as a 64-bit BAR layout of doorbell pages ever needs,
-/// and few enough for one small reply.
+/// Most areas in a sparse mapping. Devices that are known have a handful; this many still fit a
+/// reply of one page and a bit.
 pub const MAX_SPARSE_AREAS: usize = 256;
 
 /// Most capabilities followed in one reply; `linux/vfio.h` defines fewer than ten.
 const MAX_CAPABILITIES: usize = 16;
 
-/// Most descriptors described in one reply: QEMU and libvfio-user allow a page of them.
+/// Most sub-regions in one reply. Several may share a descriptor, so this is more than a message
+/// has descriptors; one per queue of a large device is enough.
 pub const MAX_IO_FDS: usize = 256;
 
 /// A part of a region that can be mapped.

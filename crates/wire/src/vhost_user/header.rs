@@ -16,8 +16,8 @@ pub const REPLY: u32 = 1 << 2;
 /// Bit 3 of the flags: the sender waits for an acknowledgement ("REPLY_ACK").
 pub const NEED_REPLY: u32 = 1 << 3;
 
-/// Largest payload accepted, in bytes. The largest known message is the shared memory
-/// configuration with 2056; crypto sessions stay below 4096 too, and so does every peer's buffer.
+/// Largest payload accepted, in bytes. The largest structure known here is the shared memory
+/// configuration with 2056 bytes; the limit is the same as that of the `vhost` crate.
 pub const MAX_PAYLOAD: usize = 4096;
 
 /// Names the protocol for a [`Framer`](crate::Framer).

@@ -220,3 +220,18 @@ fn descriptors_do_not_belong_to_every_message() {
     assert_eq!(refused, DecodeError::Fds { found: 8, least: 0, most: 0 });
     assert!(decode(&words(&[21, 1, 0]), 0).is_err());
 }
+
+#[test]
+fn padding_behind_the_flags_of_a_mapping_means_nothing() {
+    let payload = words(&[7, 0, 0, 0, 0, 0, 1, 0, 0xbeef_0001, 0xdead]);
+    let header = Header { request: backend_id::SHMEM_UNMAP, flags: VERSION, size: 40 };
+    let mapping = ShmemMapping {
+        id: 7,
+        file_offset: 0,
+        region_offset: 0,
+        len: 1,
+        flags: ShmemMapping::WRITABLE,
+    };
+    let decoded = BackendRequest::decode(&header, &payload, 0);
+    assert_eq!(decoded, Ok(BackendRequest::ShmemUnmap(mapping)));
+}

@@ -3,8 +3,8 @@
 use crate::DecodeError;
 use crate::fields::{Fields, PutFields};
 
-/// Most bytes of configuration space in one message: QEMU's `VHOST_USER_MAX_CONFIG_SIZE`, and the
-/// size of the largest virtio device configuration.
+/// Most bytes of configuration space in one message: QEMU's and SPDK's
+/// `VHOST_USER_MAX_CONFIG_SIZE`. DPDK takes more, but nobody is known to ask for it.
 pub const MAX_CONFIG_LEN: usize = 256;
 
 /// "Virtio device config space": a window of the configuration and its content.

@@ -183,7 +183,7 @@ impl Iotlb {
             }
         };
         if kind == IotlbKind::Invalidate {
-            // QEMU leaves these two as they happen to be on its stack.
+            // QEMU fills in only the address and the size; these hold what was on its stack.
             (user_address, permissions) = (0, 0);
         }
         if permissions > Self::READ | Self::WRITE {
@@ -219,13 +219,16 @@ pub struct ShmemMapping {
     pub region_offset: u64,
     /// Size in bytes.
     pub len: u64,
-    /// Bit 0: writable; other bits are not defined.
+    /// Bit 0: writable; other bits are not defined, and those above 15 are dropped: QEMU declares
+    /// 16 bits and C padding, the `vhost` crate 64 bits.
     pub flags: u64,
 }
 
 impl ShmemMapping {
     /// Bit 0 of `flags`: the mapping is writable.
     pub const WRITABLE: u64 = 1;
+    /// The bits of `flags` that every peer reads.
+    const FLAGS_MASK: u64 = 0xffff;
 
     pub(in crate::vhost_user) fn take(fields: &mut Fields<'_>) -> Result<Self, DecodeError> {
         let [id, ..] = fields.array::<8>()?;
@@ -234,7 +237,7 @@ impl ShmemMapping {
             file_offset: fields.u64()?,
             region_offset: fields.u64()?,
             len: fields.u64()?,
-            flags: fields.u64()?,
+            flags: fields.u64()? & Self::FLAGS_MASK,
         })
     }
 
