@@ -75,6 +75,7 @@ impl Epoll {
         const BATCH: usize = 64;
         ready.clear();
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        crate::calls::note();
         let mut events = [MaybeUninit::<Event>::uninit(); BATCH];
         let (events, _) = match epoll::wait(&self.0, &mut events, limit.as_ref()) {
             Ok(events) => events,

@@ -34,6 +34,7 @@ impl EventFd {
     /// Adds one: whoever waits wakes up. A full counter, or a peer that closed its end, is not an
     /// error for the sender.
     pub fn signal(&self) {
+        crate::calls::note();
         // EAGAIN: the counter is full, so the other side is already notified.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
@@ -42,6 +43,7 @@ impl EventFd {
     pub fn drain(&self) -> bool {
         let mut count = [0; 8];
         loop {
+            crate::calls::note();
             match rustix::io::read(&self.0, &mut count) {
                 Ok(n) => return n == 8,
                 Err(Errno::INTR) => {}

@@ -23,6 +23,7 @@ pub fn read_at(file: impl AsFd, spans: &[Span<'_>], offset: u64) -> io::Result<u
         let bytes = unsafe { std::slice::from_raw_parts_mut(span.as_ptr(), span.len()) };
         *slice = IoSliceMut::new(bytes);
     }
+    crate::calls::note();
     let read = rustix::io::preadv(file, &mut slices[..spans.len()], offset)?;
     let mut left = read;
     for span in spans {
@@ -44,5 +45,6 @@ pub fn write_at(file: impl AsFd, spans: &[Span<'_>], offset: u64) -> io::Result<
         // SAFETY: the slice is only handed to the kernel.
         *slice = unsafe { span.as_io_slice() };
     }
+    crate::calls::note();
     Ok(rustix::io::pwritev(file, &slices[..spans.len()], offset)?)
 }

@@ -4,6 +4,7 @@
 //! Thin and safe: each type is one kernel object, each method one system call. What it deliberately
 //! lacks: any protocol, any policy, and any name that is not the kernel's.
 
+mod calls;
 mod epoll;
 mod eventfd;
 mod file_io;
@@ -11,6 +12,7 @@ mod signal;
 mod socket;
 mod timer;
 
+pub use calls::system_calls;
 pub use epoll::{Epoll, Interest, Ready};
 pub use eventfd::EventFd;
 pub use file_io::{read_at, write_at};

@@ -64,6 +64,7 @@ impl Connection {
         let mut slices = [IoSliceMut::new(bytes)];
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let message = loop {
+            crate::calls::note();
             match rustix::net::recvmsg(&self.0, &mut slices, &mut control, flags) {
                 Ok(message) => break message,
                 Err(Errno::INTR) => {}
@@ -103,6 +104,7 @@ impl Connection {
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {
+            crate::calls::note();
             match rustix::net::sendmsg(&self.0, bytes, &mut control, flags) {
                 Ok(n) => return Ok(Some(n)),
                 Err(Errno::INTR) => {}
@@ -164,6 +166,7 @@ impl Connection {
             let limit =
                 rustix::event::Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
             let mut fds = [rustix::event::PollFd::new(&self.0, events)];
+            crate::calls::note();
             match rustix::event::poll(&mut fds, Some(&limit)) {
                 Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => return Ok(()),
