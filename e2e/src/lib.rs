@@ -1,2 +1,33 @@
-//! End-to-end tests: real software on both sides.
+//! End-to-end tests: real software on both sides, and a library that lets a test read like prose.
+//!
+//! * [`Root`] knows where the software is and runs it.
+//! * [`Lab`] is one test's folder of sockets, images and logs, its deadline and its processes.
+//! * [`Guest`] is a virtual machine (emulated, so that no hardware help is needed), [`Uml`] a User
+//!   Mode Linux; both answer commands through a [`Shell`].
+//! * [`table`] says what is connected to what; [`runner`] runs it.
+//!
+//! What it deliberately lacks: any use of viaduct's own crates. viaduct is a program here, started
+//! like all others.
 #![forbid(unsafe_code)]
+
+pub mod cpio;
+pub mod daemon;
+pub mod driver;
+pub mod guest;
+pub mod initrd;
+pub mod lab;
+pub mod peer;
+pub mod root;
+pub mod runner;
+pub mod shell;
+pub mod table;
+pub mod uml;
+pub mod work;
+
+pub use daemon::Daemon;
+pub use guest::Guest;
+pub use initrd::Initrd;
+pub use lab::Lab;
+pub use root::Root;
+pub use shell::Shell;
+pub use uml::Uml;

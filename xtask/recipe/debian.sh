@@ -30,7 +30,8 @@ apt-get -qq install -y -t trixie-backports \
 
 echo "== daemons, User Mode Linux and the guests' tools"
 apt-get -qq install -y virtiofsd passt user-mode-linux busybox-static kmod fio iperf3 e2fsprogs \
-    iproute2 iputils-ping ethtool libblkio-dev gcc libc6-dev >/dev/null
+    iproute2 iputils-ping ethtool libblkio-dev gcc libc6-dev zstd xz-utils \
+    syslinux syslinux-common mtools dosfstools >/dev/null
 
 # dpdk-dev holds testpmd, but its dependencies conflict with QEMU's, so only its libraries are
 # installed and the program is taken out of the package.
@@ -51,7 +52,9 @@ gcc -O2 -o /usr/local/bin/blkio-bench /usr/share/doc/libblkio-dev/examples/blkio
     -lpthread -lm
 
 # Kernels are unpacked, not installed: nothing boots this root, and no initramfs is wanted.
-# /kernels/NAME/{vmlinuz,modules} where NAME is the version as people say it.
+# /kernels/NAME/{vmlinuz,vmlinux,modules} where NAME is the version as people say it. vmlinux is
+# what vmlinuz unpacks to: an emulated processor would need a second to do that at every boot. For
+# the same reason the modules are stored uncompressed.
 for suite in trixie trixie-backports; do
     image=$(apt-cache show "linux-image-cloud-amd64/$suite" \
         | sed -n 's/^Depends:.*\(linux-image-[^ ,]*\).*/\1/p' | head -n 1)
@@ -62,7 +65,7 @@ for suite in trixie trixie-backports; do
     (
         cd "linux-$name"
         parts=$image
-        for part in binary modules; do
+        for part in base binary modules; do
             part=linux-$part-$release
             apt-cache show "$part" >/dev/null 2>&1 && parts="$parts $part"
         done
@@ -72,7 +75,15 @@ for suite in trixie trixie-backports; do
         mkdir -p x/lib "/kernels/$name"
         test -d x/usr/lib/modules && mv x/usr/lib/modules x/lib/
         mv "$(find x -name 'vmlinuz*' -type f)" "/kernels/$name/vmlinuz"
+        find x/lib/modules -name '*.ko.xz' -print0 | xargs -0 -r -n 200 -P 2 xz -d
         depmod -b x "$release"
+        # Where the payload is stands in the boot header (Linux: arch/x86/boot.rst, 0x1f1, 0x248);
+        # its last four bytes are its unpacked size.
+        image=/kernels/$name/vmlinuz
+        number() { od -An "-tu$2" "-j$1" "-N$2" "$image"; }
+        begin=$((($(number 497 1) + 1) * 512 + $(number 584 4)))
+        tail -c +$((begin + 1)) "$image" | head -c $(($(number 588 4) - 4)) | zstd -dcq \
+            > "/kernels/$name/vmlinux"
         mv "x/lib/modules/$release" "/kernels/$name/modules"
     )
 done

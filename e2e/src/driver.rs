@@ -1,0 +1,204 @@
+//! The driver side: who connects to a device's socket and uses it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::guest::Guest;
+use crate::lab::Lab;
+use crate::peer::{DISK_BYTES, Device, EAL, Kind, TESTPMD, prefix};
+use crate::table::Ring;
+use crate::uml::Uml;
+use crate::work::{self, Names, TAG};
+
+/// Software that has a virtio driver.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Driver {
+    /// A guest with this kernel whose QEMU speaks vhost-user.
+    Guest(&'static str),
+    /// A guest with this kernel whose QEMU has a `vfio-user-pci` device: only through viaduct.
+    VfioUser(&'static str),
+    /// The same with memory that cannot be shared.
+    VfioUserUnshared(&'static str),
+    /// User Mode Linux with its own vhost-user driver.
+    Uml,
+    /// DPDK's virtio-user, in testpmd.
+    VirtioUser,
+    /// libblkio's benchmark.
+    Blkio,
+    /// QEMU's image tools on libblkio.
+    QemuImg,
+}
+
+impl Driver {
+    /// For people.
+    pub fn name(self) -> String {
+        match self {
+            Driver::Guest(kernel) => format!("guest {kernel} vhost-user"),
+            Driver::VfioUser(kernel) => format!("guest {kernel} vfio-user"),
+            Driver::VfioUserUnshared(kernel) => format!("guest {kernel} vfio-user, not shared"),
+            Driver::Uml => "user mode linux".into(),
+            Driver::VirtioUser => "dpdk virtio-user".into(),
+            Driver::Blkio => "blkio-bench".into(),
+            Driver::QemuImg => "qemu-img".into(),
+        }
+    }
+
+    /// What a testpmd on the other side must do with packets.
+    pub fn forward_mode(self) -> &'static str {
+        match self {
+            Driver::VirtioUser => "macswap",
+            _ => "icmpecho",
+        }
+    }
+
+    /// The kind of driver end that viaduct must offer it.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Driver::VfioUser(_) | Driver::VfioUserUnshared(_) => "vfio-user",
+            _ => "vhost-user",
+        }
+    }
+
+    /// Connects to `socket`, behind which there is `device`, and does the work of `kind`.
+    pub fn drive(
+        self,
+        lab: &Lab,
+        kind: Kind,
+        socket: &Path,
+        ring: Ring,
+        device: &Device,
+    ) -> Result<()> {
+        match self {
+            Driver::Guest(kernel) => {
+                let plan = vhost_user_device(Guest::plan(lab, kernel), kind, socket, ring)?;
+                boot_and_work(plan, kind, device)
+            }
+            Driver::VfioUser(kernel) => {
+                let plan = vfio_user_device(Guest::plan(lab, kernel), socket);
+                boot_and_work(plan, kind, device)
+            }
+            Driver::VfioUserUnshared(kernel) => {
+                let plan = Guest::plan(lab, kernel).without_shared_memory();
+                boot_and_work(vfio_user_device(plan, socket), kind, device)
+            }
+            Driver::Uml => user_mode_linux(lab, kind, socket, device),
+            Driver::VirtioUser => virtio_user(lab, socket, ring),
+            Driver::Blkio => blkio_bench(lab, socket),
+            Driver::QemuImg => qemu_img(lab, socket),
+        }
+    }
+}
+
+fn boot_and_work(mut plan: crate::guest::Plan<'_>, kind: Kind, device: &Device) -> Result<()> {
+    for program in work::programs(kind) {
+        plan = plan.program(program);
+    }
+    let mut guest = plan.boot()?;
+    let names = Names { disk: "/dev/vda", card: "eth0" };
+    work::exercise(&mut guest.shell, kind, &names, device)?;
+    guest.qemu.is_alive()
+}
+
+/// QEMU's own vhost-user devices.
+fn vhost_user_device<'l>(
+    plan: crate::guest::Plan<'l>,
+    kind: Kind,
+    socket: &Path,
+    ring: Ring,
+) -> Result<crate::guest::Plan<'l>> {
+    let plan = plan.option("chardev", format!("socket,id=peer,path={}", socket.display()));
+    let packed = if ring == Ring::Packed { ",packed=on" } else { "" };
+    Ok(match kind {
+        Kind::Block => plan.device(format!("vhost-user-blk-pci,chardev=peer,num-queues=1{packed}")),
+        Kind::Net => plan
+            .option("netdev", "vhost-user,chardev=peer,id=net")
+            .device(format!("virtio-net-pci,netdev=net,romfile={packed}")),
+        Kind::Fs => plan.device(format!("vhost-user-fs-pci,chardev=peer,tag={TAG}{packed}")),
+        // The generic device, because it takes any type.
+        Kind::Rng => plan.device(format!(
+            "vhost-user-test-device-pci,chardev=peer,virtio-id=4,num_vqs=1,vq_size=64,\
+             config_size=0{packed}"
+        )),
+        Kind::Console => bail!("QEMU has no vhost-user console"),
+    })
+}
+
+/// viaduct's PCI function behind a port of its own. QEMU takes the socket's address as JSON only.
+fn vfio_user_device<'l>(plan: crate::guest::Plan<'l>, socket: &Path) -> crate::guest::Plan<'l> {
+    plan.device("pcie-root-port,id=port,chassis=1").device(format!(
+        r#"{{"driver":"vfio-user-pci","bus":"port","socket":{{"type":"unix","path":"{}"}}}}"#,
+        socket.display()
+    ))
+}
+
+fn user_mode_linux(lab: &Lab, kind: Kind, socket: &Path, device: &Device) -> Result<()> {
+    let mut plan = Uml::plan(lab).device(socket, kind.device_id());
+    for program in work::programs(kind) {
+        plan = plan.program(program);
+    }
+    let mut uml = plan.boot()?;
+    let names = Names { disk: "/dev/vda", card: "eth0" };
+    work::exercise(&mut uml.shell, kind, &names, device)?;
+    uml.kernel.is_alive()
+}
+
+/// Sends packets and counts those that come back until the index of both rings has wrapped; the
+/// other side is a testpmd that returns them.
+fn virtio_user(lab: &Lab, socket: &Path, ring: Ring) -> Result<()> {
+    const PACKETS: u64 = 70_000;
+    let packed = u8::from(ring == Ring::Packed);
+    let mut command = lab.program("dpdk-testpmd")?;
+    command.args(EAL).args(["--file-prefix", &prefix(lab, "driver")]).arg("--vdev");
+    command.arg(format!(
+        "net_virtio_user0,path={},queues=1,queue_size=256,packed_vq={packed}",
+        socket.display()
+    ));
+    command.args(["--", "--forward-mode=flowgen"]).args(TESTPMD);
+    let mut driver = lab.start("virtio-user", command)?;
+    while figure(&driver.printed(), "RX-packets:").unwrap_or(0) < PACKETS {
+        if let Some(status) = driver.ended_within(Duration::from_millis(200))? {
+            bail!("testpmd ended early ({status})");
+        }
+        ensure!(std::time::Instant::now() < lab.deadline(), "too few packets came back");
+    }
+    let printed = driver.printed();
+    let errors = figure(&printed, "RX-errors:");
+    ensure!(errors == Some(0), "packets came back damaged: {errors:?}");
+    Ok(())
+}
+
+/// The last value after `label` in testpmd's statistics.
+fn figure(printed: &str, label: &str) -> Option<u64> {
+    let after = printed.rsplit_once(label)?.1;
+    after.split_whitespace().next()?.parse().ok()
+}
+
+fn blkio_bench(lab: &Lab, socket: &Path) -> Result<()> {
+    for (mode, depth) in [("randread", 32), ("randwrite", 32), ("randread", 1)] {
+        let mut command = lab.program("blkio-bench")?;
+        command.args(["--runtime=2", "--readwrite"]).arg(mode);
+        command.arg(format!("--iodepth={depth}")).arg("virtio-blk-vhost-user");
+        command.arg(format!("path={}", socket.display()));
+        lab.run("blkio-bench", command)?;
+    }
+    Ok(())
+}
+
+/// Writes an image through the device, compares all of it, and asks for more requests than the
+/// index counts.
+fn qemu_img(lab: &Lab, socket: &Path) -> Result<()> {
+    let disk = format!("driver=virtio-blk-vhost-user,path={},cache.direct=on", socket.display());
+    let source = lab.image("source.img", DISK_BYTES, 3)?;
+    let mut convert = lab.program("qemu-img")?;
+    convert.args(["convert", "-n", "-f", "raw", "--target-image-opts"]).arg(&source).arg(&disk);
+    lab.run("qemu-img", convert)?;
+    let mut compare = lab.program("qemu-img")?;
+    compare.args(["compare", "--image-opts"]).arg(&disk);
+    compare.arg(format!("driver=raw,file.driver=file,file.filename={}", source.display()));
+    lab.run("qemu-img", compare)?;
+    let mut bench = lab.program("qemu-img")?;
+    bench.args(["bench", "-c", "70000", "-d", "32", "-s", "4096", "--image-opts"]).arg(&disk);
+    lab.run("qemu-img", bench).map(drop)
+}

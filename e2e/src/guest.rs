@@ -1,0 +1,150 @@
+//! A virtual machine with an unmodified Debian kernel, emulated by QEMU.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::daemon::Daemon;
+use crate::initrd::Initrd;
+use crate::lab::Lab;
+use crate::shell::Shell;
+
+/// A running guest. Dropping it kills the machine.
+pub struct Guest {
+    /// The line to it.
+    pub shell: Shell,
+    /// The machine itself.
+    pub qemu: Daemon,
+    /// The socket of QEMU's monitor (QMP).
+    pub monitor: PathBuf,
+}
+
+/// A guest to be.
+pub struct Plan<'l> {
+    lab: &'l Lab,
+    name: String,
+    kernel: String,
+    memory_mib: u32,
+    is_shared: bool,
+    machine: String,
+    initrd: Initrd,
+    append: Vec<String>,
+    arguments: Vec<String>,
+}
+
+impl Guest {
+    /// Plans a guest with kernel `kernel`: a version such as 6.12, or `newest`.
+    pub fn plan<'l>(lab: &'l Lab, kernel: &str) -> Plan<'l> {
+        let initrd = Initrd::default().module("virtio_blk").module("virtio_net");
+        Plan {
+            lab,
+            name: "guest".into(),
+            kernel: kernel.into(),
+            memory_mib: 384,
+            is_shared: true,
+            machine: "q35".into(),
+            initrd: initrd.module("virtio_rng"),
+            append: Vec::new(),
+            arguments: Vec::new(),
+        }
+    }
+}
+
+impl Plan<'_> {
+    /// A name other than `guest`, where a test has two.
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Memory that no other process can map: a device must ask for it by messages.
+    pub fn without_shared_memory(mut self) -> Self {
+        self.is_shared = false;
+        self
+    }
+
+    /// Another machine or options of it, such as `q35,kernel-irqchip=off`.
+    pub fn machine(mut self, machine: &str) -> Self {
+        self.machine = machine.into();
+        self
+    }
+
+    /// Size of memory.
+    pub fn memory_mib(mut self, size: u32) -> Self {
+        self.memory_mib = size;
+        self
+    }
+
+    /// A program of the root inside the guest.
+    pub fn program(mut self, name: &str) -> Self {
+        self.initrd = self.initrd.program(name);
+        self
+    }
+
+    /// A kernel module, loaded at boot.
+    pub fn module(mut self, name: &str) -> Self {
+        self.initrd = self.initrd.module(name);
+        self
+    }
+
+    /// Words for the kernel's command line.
+    pub fn append(mut self, words: &str) -> Self {
+        self.append.push(words.into());
+        self
+    }
+
+    /// An option of QEMU and its value.
+    pub fn option(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.arguments.extend([format!("-{name}"), value.into()]);
+        self
+    }
+
+    /// A device, in either of QEMU's notations.
+    pub fn device(self, description: impl Into<String>) -> Self {
+        self.option("device", description)
+    }
+
+    /// Starts the machine and waits until the guest takes commands.
+    pub fn boot(self) -> Result<Guest> {
+        let lab = self.lab;
+        let kernel = lab.root().kernel(&self.kernel)?;
+        let initrd = self.initrd.make(lab, &kernel.join("modules"))?;
+        let line = lab.path(&format!("{}.line", self.name));
+        let monitor = lab.path(&format!("{}.qmp", self.name));
+        let size = self.memory_mib;
+        let mut qemu = lab.program("qemu-system-x86_64")?;
+        // Five-level page tables make every walk of the emulated MMU longer and are of no use here.
+        qemu.args(["-accel", "tcg", "-cpu", "max,la57=off", "-smp", "1"]);
+        qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-m"]).arg(format!("{size}M"));
+        if self.is_shared {
+            qemu.arg("-machine").arg(format!("{},memory-backend=mem", self.machine));
+            let memory = format!("memory-backend-memfd,id=mem,size={size}M,share=on");
+            qemu.arg("-object").arg(memory);
+        } else {
+            qemu.arg("-machine").arg(&self.machine);
+        }
+        // One serial line for the kernel's log, one for commands.
+        let log = lab.path(&format!("{}.kernel.log", self.name));
+        qemu.arg("-serial").arg(format!("file:{}", log.display()));
+        let socket = format!("socket,id=line,path={},server=on,wait=off", line.display());
+        qemu.arg("-chardev").arg(socket).args(["-serial", "chardev:line"]);
+        qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()));
+        qemu.arg("-kernel").arg(kernel.join("vmlinux")).arg("-initrd").arg(initrd);
+        qemu.arg("-append").arg(format!("{QUICK_BOOT} {}", self.append.join(" ")));
+        qemu.args(&self.arguments);
+        let mut qemu = lab.start(&self.name, qemu)?;
+        qemu.listens_at(&line)?;
+        let stream = UnixStream::connect(&line).context("connect to the guest's serial line")?;
+        let stream = File::from(OwnedFd::from(stream));
+        let shell = Shell::new(stream.try_clone()?, stream, lab.deadline());
+        let shell = shell.or_else(|error| qemu.is_alive().and(Err(error)))?;
+        Ok(Guest { shell, qemu, monitor })
+    }
+}
+
+/// Options that shorten a boot on an emulated processor, and the name of the line for `guest/init`.
+const QUICK_BOOT: &str = "console=ttyS0 shell_port=/dev/ttyS1 panic=-1 nokaslr mitigations=off \
+    tsc=reliable no_timer_check rcupdate.rcu_expedited=1 random.trust_cpu=on quiet";
