@@ -59,7 +59,7 @@ impl PciDevice {
     /// It is no modern virtio device.
     pub fn new(
         connection: Connection,
-        memory: &Arc<GuestMemory>,
+        memory: &GuestMemory,
         shared: bool,
     ) -> Result<Self, DriverError> {
         let mut client = Client::new(connection, memory, shared)?;

@@ -3,7 +3,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mem::DriverAddress;
+use mem::{DriverAddress, MemoryMap};
 use sys::{Connection, EventFd, Received};
 use wire::Framer;
 use wire::vfio_user::{
@@ -44,7 +44,7 @@ impl Client {
     /// The device does not speak vfio-user 0.0, or refuses the memory.
     pub fn new(
         connection: Connection,
-        memory: &Arc<GuestMemory>,
+        memory: &GuestMemory,
         shared: bool,
     ) -> Result<Self, DriverError> {
         let mut client = Self {
@@ -56,7 +56,7 @@ impl Client {
             buffer: Vec::with_capacity(4096),
         };
         if !shared {
-            client.answers = Some(client.serve_memory(Arc::clone(memory))?);
+            client.answers = Some(client.serve_memory(memory.map()?)?);
         }
         let capabilities = Capabilities { max_msg_fds: 16, ..Capabilities::default() };
         let version = Version { major: 0, minor: 0, capabilities };
@@ -182,7 +182,7 @@ impl Client {
     }
 
     /// Starts the thread that owns the reading side.
-    fn serve_memory(&self, memory: Arc<GuestMemory>) -> Result<Receiver<Message>, DriverError> {
+    fn serve_memory(&self, memory: MemoryMap) -> Result<Receiver<Message>, DriverError> {
         let (send, answers) = channel();
         let (connection, sending) = (Arc::clone(&self.connection), Arc::clone(&self.sending));
         std::thread::Builder::new()
@@ -235,13 +235,12 @@ fn receive<'f>(
 fn serve_memory(
     connection: &Connection,
     sending: &Mutex<()>,
-    memory: &GuestMemory,
+    map: &MemoryMap,
     answers: &Sender<Message>,
 ) {
     let mut framer = Framer::new(MAX_PAYLOAD);
     let mut out = Vec::new();
     let mut data = vec![0; wire::vfio_user::MAX_DATA_XFER as usize];
-    let Ok(map) = memory.map() else { return };
     loop {
         let mut fds = Vec::new();
         let Ok((header, payload)) = receive(connection, &mut framer, &mut fds, None) else {
