@@ -5,11 +5,14 @@ set -eu
 name=${disk#/dev/}
 until test -b "$disk"; do sleep 0.1; done
 
-fio --name=verify --filename="$disk" --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite \
-    --bs=4k --size=16M --verify=crc32c --verify_fatal=1 --output=/tmp/fio || { cat /tmp/fio; exit 1; }
+fio() {
+    /bin/fio --filename="$disk" --direct=1 --ioengine=libaio --output=/tmp/fio "$@" && return
+    cat /tmp/fio
+    exit 1
+}
+fio --name=verify --iodepth=16 --rw=randwrite --bs=4k --size=16M --verify=crc32c --verify_fatal=1
 # 70,000 > 2^16. 512-byte reads, because the number matters and not the bytes.
-fio --name=many --filename="$disk" --direct=1 --ioengine=libaio --iodepth=32 --rw=randread \
-    --bs=512 --size=16M --io_size=35840000 --output=/tmp/fio || { cat /tmp/fio; exit 1; }
+fio --name=many --iodepth=32 --rw=randread --bs=512 --size=16M --io_size=35840000
 reads=$(awk '{print $1}' "/sys/block/$name/stat")
 test "$reads" -ge 70000 || { echo "only $reads reads reached the device"; exit 1; }
 

@@ -64,8 +64,9 @@ impl Daemon {
 
     /// Waits until it listens at `socket`.
     ///
-    /// Not by connecting: some daemons serve one connection and leave. The kernel's table of sockets
-    /// tells who listens; it is the daemon's own, which may live in another network namespace.
+    /// Not by connecting: some daemons serve one connection and leave. The kernel's table of
+    /// sockets tells who listens; it is the daemon's own, which may live in another network
+    /// namespace.
     pub fn listens_at(&mut self, socket: &Path) -> Result<()> {
         const LISTENING: &str = "00010000";
         let path = socket.to_string_lossy().into_owned();
@@ -144,6 +145,14 @@ impl Daemon {
                 Some(signal) => bail!("{} was killed by signal {signal}", self.name),
                 None => bail!("{} ended ({status})", self.name),
             },
+        }
+    }
+
+    /// Whether it runs or ended well; some daemons leave when their driver does.
+    pub fn has_not_failed(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) if status.success() => Ok(()),
+            _ => self.is_alive(),
         }
     }
 

@@ -1,5 +1,5 @@
-//! A guest's first and only file system: busybox, the modules and the programs it was asked for, and
-//! nothing else. Not compressed: an emulated processor unpacks slower than memory is filled.
+//! A guest's first and only file system: busybox, the modules and the programs it was asked for,
+//! and nothing else. Not compressed: an emulated processor unpacks slower than memory is filled.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};

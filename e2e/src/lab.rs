@@ -81,8 +81,8 @@ impl Lab {
         Ok(program.printed())
     }
 
-    /// A file of `len_bytes` bytes that no compression or accident reproduces: a fixed pseudo-random
-    /// sequence that `seed` chooses.
+    /// A file of `len_bytes` bytes that no compression or accident reproduces: a fixed
+    /// pseudo-random sequence that `seed` chooses.
     pub fn image(&self, name: &str, len_bytes: usize, seed: u64) -> Result<PathBuf> {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut bytes = Vec::with_capacity(len_bytes + 8);

@@ -22,6 +22,12 @@ pub enum Peer {
     Virtiofsd,
     /// rust-vmm's entropy daemon.
     VhostDeviceRng,
+    /// viaduct's own disk, on a file.
+    OwnDisk,
+    /// viaduct's own source of entropy.
+    OwnEntropy,
+    /// viaduct's own network card, which sends back what it is sent.
+    OwnEcho,
 }
 
 /// What kind of device it is.
@@ -51,6 +57,17 @@ impl Kind {
         }
     }
 
+    /// The word in addresses.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Kind::Block => "blk",
+            Kind::Net => "net",
+            Kind::Rng => "rng",
+            Kind::Fs => "fs",
+            Kind::Console => "console",
+        }
+    }
+
     /// The word for people.
     pub fn name(self) -> &'static str {
         match self {
@@ -65,9 +82,11 @@ impl Kind {
 
 /// A daemon that runs, and what it needs beside it.
 pub struct Device {
-    /// Where it listens.
+    /// Where it listens; built-in devices do not.
     pub socket: PathBuf,
-    /// The processes; the first is the daemon.
+    /// The device end of viaduct that reaches it.
+    pub address: String,
+    /// The processes; the first is the daemon, if there is one.
     pub daemons: Vec<Daemon>,
     /// For a network card: the port of an iperf3 server behind it, 0 = none.
     pub iperf_port: u16,
@@ -92,16 +111,17 @@ impl Peer {
             Peer::Testpmd => "testpmd",
             Peer::Virtiofsd => "virtiofsd",
             Peer::VhostDeviceRng => "vhost-device-rng",
+            Peer::OwnDisk | Peer::OwnEntropy | Peer::OwnEcho => "built-in device",
         }
     }
 
     /// What it is.
     pub fn kind(self) -> Kind {
         match self {
-            Peer::QemuStorageDaemon => Kind::Block,
-            Peer::Passt | Peer::Testpmd => Kind::Net,
+            Peer::QemuStorageDaemon | Peer::OwnDisk => Kind::Block,
+            Peer::Passt | Peer::Testpmd | Peer::OwnEcho => Kind::Net,
             Peer::Virtiofsd => Kind::Fs,
-            Peer::VhostDeviceRng => Kind::Rng,
+            Peer::VhostDeviceRng | Peer::OwnEntropy => Kind::Rng,
         }
     }
 
@@ -110,6 +130,7 @@ impl Peer {
         let socket = lab.path("device");
         let mut device = Device {
             socket: socket.clone(),
+            address: String::new(),
             daemons: Vec::new(),
             iperf_port: 0,
             folder: lab.path("shared"),
@@ -130,10 +151,27 @@ impl Peer {
                 device.socket = lab.path("device0");
                 vhost_device_rng(lab, &socket)
             }
+            Peer::OwnDisk | Peer::OwnEntropy | Peer::OwnEcho => {
+                device.address = self.own(lab)?;
+                return Ok(device);
+            }
         }?;
         daemon.listens_at(&device.socket)?;
         device.daemons.insert(0, daemon);
+        let kind = self.kind().scheme();
+        device.address = format!("vhost-user:{},type={kind}", device.socket.display());
         Ok(device)
+    }
+
+    /// The address of a built-in device.
+    fn own(self, lab: &Lab) -> Result<String> {
+        Ok(match self {
+            Peer::OwnDisk => {
+                format!("blk:path={}", lab.image("disk.img", DISK_BYTES, 1)?.display())
+            }
+            Peer::OwnEcho => "net:echo".into(),
+            _ => format!("{}:", self.kind().scheme()),
+        })
     }
 }
 

@@ -53,8 +53,8 @@ impl Root {
         self.place.join(path.trim_start_matches('/'))
     }
 
-    /// The folder of a kernel: `vmlinuz`, `vmlinux` and `modules`. `name` is a version such as 6.12,
-    /// or `newest`.
+    /// The folder of a kernel: `vmlinuz`, `vmlinux` and `modules`. `name` is a version such as
+    /// 6.12, or `newest`.
     pub fn kernel(&self, name: &str) -> Result<PathBuf> {
         let all = self.file("kernels");
         let mut found: Vec<PathBuf> = std::fs::read_dir(&all)

@@ -1,7 +1,7 @@
 //! Commands inside a guest: a script goes in, what it printed and its exit status come out.
 //!
-//! The channel is a serial line or a pair of pipes. A request is one line, `NUMBER LIMIT SCRIPT` with
-//! the script in base64; what the script prints comes back as it is, followed by the line
+//! The channel is a serial line or a pair of pipes. A request is one line, `NUMBER LIMIT SCRIPT`
+//! with the script in base64; what the script prints comes back as it is, followed by the line
 //! `@@@ NUMBER STATUS`. The guest's side of this is in `guest/init`.
 
 use std::fs::File;

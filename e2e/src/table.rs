@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use crate::daemon::Daemon;
 use crate::driver::Driver::{self, *};
 use crate::lab::Lab;
 use crate::peer::Peer::{self, *};
@@ -99,16 +100,16 @@ fn run(lab: &Lab, driver: Driver, peer: Peer, way: Way, ring: Ring) -> Result<()
         socket = lab.path("bridge");
         let mut command = lab.viaduct()?;
         command.arg("bridge").arg(format!("{}:{}", driver.scheme(), socket.display()));
-        command.arg(format!("vhost-user:{}", device.socket.display())).arg(format!("mode={mode}"));
+        command.arg(&device.address).arg(format!("mode={mode}"));
         let mut daemon = lab.start("viaduct", command)?;
         daemon.listens_at(&socket)?;
         bridge = Some(daemon);
     }
     driver.drive(lab, peer.kind(), &socket, ring, &device)?;
     if let Some(mut bridge) = bridge {
-        bridge.is_alive().context("viaduct")?;
+        bridge.has_not_failed()?;
     }
-    device.daemons[0].is_alive()
+    device.daemons.first_mut().map_or(Ok(()), Daemon::has_not_failed)
 }
 
 impl Way {

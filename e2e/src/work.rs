@@ -43,7 +43,8 @@ pub fn exercise(shell: &mut Shell, kind: Kind, names: &Names, device: &Device) -
     }
 }
 
-/// Writes verified, more requests than the index counts, a file system, the driver unbound and back.
+/// Writes verified, more requests than the index counts, a file system, the driver unbound and
+/// back.
 pub fn block(shell: &mut Shell, disk: &str) -> Result<()> {
     script(shell, "block.sh", include_str!("../../guest/block.sh"), &[("disk", disk)])
 }

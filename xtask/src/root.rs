@@ -56,8 +56,15 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// Makes the root unless it is there; where it is.
+///
+/// A machine (a container, say) on which the recipe has been run is its own root: `/`.
 pub fn ensure() -> Result<PathBuf> {
     let folder = cache::folder()?;
+    if machine_has_it_all() {
+        println!("== this machine has the software of the tests");
+        install_tools(&folder)?;
+        return Ok(PathBuf::from("/"));
+    }
     // Two tasks at once (two work trees, say) build it once; the lock goes with the process.
     let lock = File::create(folder.join("root.lock")).context("create the lock of the root")?;
     lock.lock().context("wait for the lock of the root")?;
@@ -68,6 +75,25 @@ pub fn ensure() -> Result<PathBuf> {
     install_tools(&folder)?;
     publish(&folder, &place)?;
     Ok(place)
+}
+
+/// Whether PATH leads to the software and the guests' kernels are in their place.
+fn machine_has_it_all() -> bool {
+    let programs = ["qemu-storage-daemon", "passt", "dpdk-testpmd", "blkio-bench", "linux.uml"];
+    let version = output(Command::new("qemu-system-x86_64").arg("--version")).unwrap_or_default();
+    qemu_version(&version) >= OLDEST_QEMU
+        && programs.iter().all(|name| on_path(name))
+        && Path::new("/kernels").is_dir()
+}
+
+/// The first QEMU with a `vfio-user-pci` device.
+const OLDEST_QEMU: (u32, u32) = (10, 1);
+
+/// `QEMU emulator version 11.1.3 (Debian ...)` → (11, 1).
+fn qemu_version(text: &str) -> (u32, u32) {
+    let number = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_numeric()));
+    let mut parts = number.unwrap_or_default().split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 fn place() -> Result<PathBuf> {
@@ -173,4 +199,16 @@ fn install_tools(folder: &Path) -> Result<()> {
         fs::rename(&building, &place).with_context(|| format!("move {name} to its place"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{OLDEST_QEMU, qemu_version};
+
+    #[test]
+    fn versions_of_qemu() {
+        assert_eq!(qemu_version("QEMU emulator version 11.1.3 (Debian 1:11.1.3+ds-1)"), (11, 1));
+        assert!(qemu_version("QEMU emulator version 7.2.17") < OLDEST_QEMU);
+        assert!(qemu_version("") < OLDEST_QEMU);
+    }
 }
