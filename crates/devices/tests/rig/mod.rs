@@ -137,6 +137,7 @@ impl Rig {
                 memory: Arc::clone(&self.space),
                 kick: Some(Arc::clone(&queue.kick)),
                 call: Notifier::new(Arc::clone(&queue.interrupt)),
+                in_flight: None,
             })
             .unwrap();
     }
