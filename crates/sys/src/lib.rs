@@ -1,23 +1,23 @@
 //! The operating system: eventfds, sockets that carry file descriptors, epoll, timers, signals,
-//! vectored I/O on spans.
+//! processors, vectored I/O on spans.
 //!
 //! Thin and safe: each type is one kernel object, each method one system call. What it deliberately
 //! lacks: any protocol, any policy, and any name that is not the kernel's.
 
 mod calls;
+mod cpu;
 mod epoll;
 mod eventfd;
 mod file_io;
 mod signal;
 mod socket;
 mod timer;
-mod uring;
 
 pub use calls::system_calls;
+pub use cpu::{Realtime, cycles, pin_to_cpu};
 pub use epoll::{Epoll, Interest, Ready};
 pub use eventfd::EventFd;
 pub use file_io::{read_at, write_at};
 pub use signal::{StopSignal, raise_file_limit};
 pub use socket::{Connection, Listener, MAX_FDS_PER_MESSAGE, Received, connect_unix, listen_unix};
 pub use timer::Timer;
-pub use uring::{Completed, MAX_SPANS_PER_TRANSFER, Transfer, Uring};
