@@ -1,11 +1,10 @@
 //! The operating system: eventfds, sockets that carry file descriptors, epoll, timers, signals,
-//! processors, vectored I/O on spans.
+//! vectored I/O on spans.
 //!
 //! Thin and safe: each type is one kernel object, each method one system call. What it deliberately
 //! lacks: any protocol, any policy, and any name that is not the kernel's.
 
 mod calls;
-mod cpu;
 mod epoll;
 mod eventfd;
 mod file_io;
@@ -14,7 +13,6 @@ mod socket;
 mod timer;
 
 pub use calls::system_calls;
-pub use cpu::{Realtime, cycles, pin_to_cpu};
 pub use epoll::{Epoll, Interest, Ready};
 pub use eventfd::EventFd;
 pub use file_io::{read_at, write_at};
