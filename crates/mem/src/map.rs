@@ -52,6 +52,9 @@ pub enum MemoryError {
         /// Where the table was to start.
         offset: u64,
     },
+    /// The owner of the region does not let us write there.
+    #[error("address {0} is in memory that can't be written")]
+    ReadOnly(DriverAddress),
     /// An address plus a length beyond 2^64.
     #[error("an address range wraps around")]
     Overflow,

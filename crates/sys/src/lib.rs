@@ -11,6 +11,7 @@ mod file_io;
 mod signal;
 mod socket;
 mod timer;
+mod uring;
 
 pub use calls::system_calls;
 pub use epoll::{Epoll, Interest, Ready};
@@ -19,3 +20,4 @@ pub use file_io::{read_at, write_at};
 pub use signal::{StopSignal, raise_file_limit};
 pub use socket::{Connection, Listener, MAX_FDS_PER_MESSAGE, Received, connect_unix, listen_unix};
 pub use timer::Timer;
+pub use uring::{Completed, MAX_SPANS_PER_TRANSFER, Transfer, Uring};

@@ -4,8 +4,6 @@
 //! end-to-end rows come from the table.
 #![forbid(unsafe_code)]
 
-mod vfio_user;
-
 use virtio::{DeviceError, DriverEnd, EndError, ParameterError, Parameters, VirtioDevice};
 
 /// Why an end could not be made.
@@ -43,4 +41,4 @@ pub struct Transport {
 }
 
 /// Every transport.
-pub static TRANSPORTS: &[&Transport] = &[&vfio_user::TRANSPORT];
+pub static TRANSPORTS: &[&Transport] = &[];

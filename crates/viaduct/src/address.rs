@@ -26,7 +26,9 @@ impl Address {
     /// Reads `SCHEME:[PATH][,key=value]...`.
     pub fn parse(text: &str) -> Result<Self> {
         let Some((scheme, rest)) = text.split_once(':') else {
-            bail!("'{text}' is no address: expected SCHEME:PATH[,key=value]..., as vhost-user:/run/disk.sock");
+            bail!(
+                "'{text}' is no address: expected SCHEME:PATH[,key=value]..., as vhost-user:/run/disk.sock"
+            );
         };
         let mut values = BTreeMap::new();
         for (index, part) in rest.split(',').filter(|part| !part.is_empty()).enumerate() {

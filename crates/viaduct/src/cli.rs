@@ -19,7 +19,6 @@ Examples:
   viaduct bridge vfio-user:/tmp/disk.sock vhost-user:/tmp/qsd.sock
   viaduct bridge vhost-user:/tmp/net.sock net:echo mode=copy
   viaduct device blk --socket-path=/tmp/blk.sock path=disk.img
-  viaduct probe vhost-user:/tmp/qsd.sock
 
 Logging: RUST_LOG=debug (or info, warn, error, or bridge=trace,transports=debug).
 
@@ -37,8 +36,6 @@ pub enum Command {
     Run(Run),
     /// Tells what this machine can do, and why not
     Doctor,
-    /// Shows what is really offered at a socket: features, queues, config by name
-    Probe(Probe),
     /// Shows the whole path at work, without root, QEMU or network
     Demo(Demo),
     /// Prints a completion script for a shell
@@ -140,13 +137,6 @@ The file:
   [bridge.entropy]
   driver = \"vhost-user:/run/rng.sock\"
   device = \"rng:\"";
-
-/// `viaduct probe`.
-#[derive(Args, Debug)]
-pub struct Probe {
-    /// The socket of a daemon, as vhost-user:/run/qsd.sock
-    pub end: String,
-}
 
 /// `viaduct demo`.
 #[derive(Args, Debug)]

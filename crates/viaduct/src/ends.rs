@@ -1,35 +1,47 @@
 //! The ends a person can name: the transports' table and the built-in devices' table, looked at as
 //! one.
 
-use anyhow::{Context, Result, bail};
 use devices::DEVICES;
 use transports::TRANSPORTS;
 use virtio::{DriverEnd, VirtioDevice};
 
 use crate::address::Address;
 
+/// Why an end could not be opened: a mistake in its address, or something outside.
+#[derive(Debug, thiserror::Error)]
+#[error("can't open the {role} end {end}: {reason}")]
+pub struct NotOpened {
+    role: &'static str,
+    end: String,
+    reason: String,
+}
+
+impl NotOpened {
+    fn new(role: &'static str, address: &Address, reason: impl ToString) -> Self {
+        Self { role, end: shown(address), reason: reason.to_string() }
+    }
+}
+
 /// Opens where a driver will be.
-pub fn open_driver(address: &Address) -> Result<Box<dyn DriverEnd>> {
+pub fn open_driver(address: &Address) -> Result<Box<dyn DriverEnd>, NotOpened> {
     let transport = TRANSPORTS.iter().find(|transport| transport.scheme == address.scheme);
-    let open = transport.and_then(|transport| transport.driver_end);
-    let Some(open) = open else {
-        bail!("'{}:' can't be a driver end; driver ends are {}", address.scheme, list(&driver_schemes()));
-    };
-    open(address.parameters()).with_context(|| format!("can't open the driver end {}", shown(address)))
+    let not_opened = |reason| NotOpened::new("driver", address, reason);
+    match transport.and_then(|transport| transport.driver_end) {
+        Some(open) => open(address.parameters()).map_err(|error| not_opened(error.to_string())),
+        None => Err(not_opened(format!("driver ends are {}", list(&driver_schemes())))),
+    }
 }
 
 /// Opens where the device is.
-pub fn open_device(address: &Address) -> Result<Box<dyn VirtioDevice>> {
-    let context = || format!("can't open the device end {}", shown(address));
+pub fn open_device(address: &Address) -> Result<Box<dyn VirtioDevice>, NotOpened> {
+    let not_opened = |reason| NotOpened::new("device", address, reason);
     if let Some(device) = DEVICES.iter().find(|device| device.scheme == address.scheme) {
-        return (device.open)(address.parameters()).with_context(context);
+        return (device.open)(address.parameters()).map_err(|error| not_opened(error.to_string()));
     }
     let transport = TRANSPORTS.iter().find(|transport| transport.scheme == address.scheme);
     match transport.and_then(|transport| transport.device_end) {
-        Some(open) => open(address.parameters()).with_context(context),
-        None => {
-            bail!("'{}:' can't be a device end; device ends are {}", address.scheme, list(&device_schemes()))
-        }
+        Some(open) => open(address.parameters()).map_err(|error| not_opened(error.to_string())),
+        None => Err(not_opened(format!("device ends are {}", list(&device_schemes())))),
     }
 }
 

@@ -32,7 +32,7 @@ struct Running {
     thread: JoinHandle<()>,
 }
 
-/// Runs the bridges. `each_second` is called about once a second if there is one.
+/// Runs the bridges. `every` is something to do regularly meanwhile.
 ///
 /// # Errors
 /// A bridge could not be started, or the first one that failed.
@@ -57,7 +57,8 @@ type Ended = (String, Result<(), EndError>);
 fn start(bridge: Bridge, wake: &Arc<EventFd>, ended: &Sender<Ended>) -> Result<Running> {
     let Bridge { name, driver, device } = bridge;
     let stop = Stop::new()?;
-    let (wake, ended, thread_name, thread_stop) = (Arc::clone(wake), ended.clone(), name.clone(), stop.clone());
+    let (wake, ended, thread_name, thread_stop) =
+        (Arc::clone(wake), ended.clone(), name.clone(), stop.clone());
     let thread = std::thread::Builder::new()
         .name(name.clone())
         .stack_size(STACK_BYTES)

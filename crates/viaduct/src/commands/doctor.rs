@@ -4,6 +4,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use crate::ends;
 
@@ -24,9 +25,19 @@ pub fn run() -> bool {
         ("processors", processors()),
         ("memfd", memfd()),
         ("io_uring", io_uring()),
-        ("tap", openable("/dev/net/tun", "network devices with tap=", "modprobe tun, and run as root")),
+        (
+            "tap",
+            openable("/dev/net/tun", "network devices with tap=", "modprobe tun, and run as root"),
+        ),
         ("QEMU", qemu()),
-        ("vduse", openable("/dev/vduse/control", "the host's own drivers", "modprobe vduse (Linux 5.15 or later)")),
+        (
+            "vduse",
+            openable(
+                "/dev/vduse/control",
+                "the host's own drivers",
+                "modprobe vduse (Linux 5.15 or later)",
+            ),
+        ),
         ("vhost-vdpa", vhost_vdpa()),
     ];
     let mut all = true;
@@ -45,22 +56,31 @@ pub fn run() -> bool {
 
 fn processors() -> Finding {
     let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let idle = if cpus <= 2 { "workers sleep as soon as they are idle" } else { "workers poll a little before they sleep" };
+    let idle = if cpus <= 2 {
+        "workers sleep as soon as they are idle"
+    } else {
+        "workers poll a little before they sleep"
+    };
     Finding::Good(format!("{cpus}: {idle}"))
 }
 
 fn memfd() -> Finding {
     match mem::Mapping::new_memfd("doctor", 4096) {
         Ok(_) => Finding::Good("shared memory with seals".into()),
-        Err(error) => Finding::Missing(format!("shared memory can't be made ({error}); nothing works without it")),
+        Err(error) => Finding::Missing(format!(
+            "shared memory can't be made ({error}); nothing works without it"
+        )),
     }
 }
 
 fn io_uring() -> Finding {
-    if sys::uring_available() {
+    let ring = File::open("/dev/null").and_then(|file| sys::Uring::new(Arc::new(file), 1));
+    if ring.is_ok() {
         Finding::Good("blk: keeps many requests in flight".into())
     } else {
-        Finding::Missing("blk: does one request at a time (the kernel refuses io_uring_setup)".into())
+        Finding::Missing(
+            "blk: does one request at a time (the kernel refuses io_uring_setup)".into(),
+        )
     }
 }
 
@@ -72,19 +92,25 @@ fn openable(path: &str, needed_for: &str, mend: &str) -> Finding {
 }
 
 fn vhost_vdpa() -> Finding {
-    let found = std::fs::read_dir("/dev").into_iter().flatten().flatten().find(|entry| {
-        entry.file_name().to_string_lossy().starts_with("vhost-vdpa-")
-    });
+    let found = std::fs::read_dir("/dev")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with("vhost-vdpa-"));
     match found {
         Some(entry) => Finding::Good(format!("{}", entry.path().display())),
-        None => Finding::Missing("no /dev/vhost-vdpa-*; needed to use a vDPA device: modprobe vhost_vdpa".into()),
+        None => Finding::Missing(
+            "no /dev/vhost-vdpa-*; needed to use a vDPA device: modprobe vhost_vdpa".into(),
+        ),
     }
 }
 
 fn qemu() -> Finding {
     let name = "qemu-system-x86_64";
     let Some(path) = find_program(name) else {
-        return Finding::Missing(format!("{name} is not on PATH; needed to attach a virtual machine"));
+        return Finding::Missing(format!(
+            "{name} is not on PATH; needed to attach a virtual machine"
+        ));
     };
     match qemu_version(&path) {
         Some((major, minor)) if (major, minor) >= VFIO_USER_QEMU => {
@@ -109,6 +135,7 @@ fn qemu_version(program: &Path) -> Option<(u32, u32)> {
     let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text.split("version ").nth(1)?;
-    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().ok());
+    let mut numbers =
+        version.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().ok());
     Some((numbers.next()??, numbers.next()??))
 }

@@ -20,7 +20,8 @@ pub fn man(folder: &Path) -> Result<()> {
     let mut command = Cli::command();
     command.build();
     write_page(folder, &command, "viaduct")?;
-    for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help") {
+    for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help")
+    {
         write_page(folder, subcommand, &format!("viaduct-{}", subcommand.get_name()))?;
     }
     Ok(())

@@ -5,5 +5,4 @@ pub mod demo;
 pub mod device;
 pub mod doctor;
 pub mod generate;
-pub mod probe;
 pub mod run;

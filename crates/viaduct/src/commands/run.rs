@@ -32,14 +32,16 @@ struct Entry {
 pub fn run(options: &Run) -> Result<()> {
     let path = options.file.display();
     let text = fs::read_to_string(&options.file).with_context(|| format!("can't read {path}"))?;
-    let file: File = toml::from_str(&text).with_context(|| format!("can't make sense of {path}"))?;
+    let file: File =
+        toml::from_str(&text).with_context(|| format!("can't make sense of {path}"))?;
     if file.bridge.is_empty() {
         bail!("{path} has no [bridge.NAME] table: see 'viaduct run --help'");
     }
     bridge::start_workers(file.workers.unwrap_or(1))?;
-    let bridges = file.bridge.iter().map(|(name, entry)| {
-        open(name, entry).with_context(|| format!("bridge {name} of {path}"))
-    });
+    let bridges = file
+        .bridge
+        .iter()
+        .map(|(name, entry)| open(name, entry).with_context(|| format!("bridge {name} of {path}")));
     supervisor::run(bridges.collect::<Result<_>>()?, None)
 }
 
@@ -51,8 +53,7 @@ fn open(name: &str, entry: &Entry) -> Result<Bridge> {
         .collect::<Result<_>>()?;
     let driver = Address::parse(&entry.driver)?;
     let device = Address::parse(&entry.device)?;
-    let (bridge, _) = bridge::open(name, &driver, &device, settings)?;
-    Ok(bridge)
+    Ok(bridge::open(name, &driver, &device, settings)?.bridge)
 }
 
 /// A setting as it would be typed on the command line.

@@ -1,0 +1,222 @@
+use std::sync::Arc;
+
+use mem::{Access, DriverAddress, Mapping, MemoryError, MemoryMap, Region};
+use virtqueue::{IndirectArea, QueueAddresses, QueuePosition, QueueSpec, RingFormat, ring_layout};
+
+/// Where our memory begins in the device's address space if nothing is in the way: above the
+/// guest-physical addresses of any machine, below the end of what IOMMUs translate.
+const LOWEST: u64 = 1 << 46;
+
+/// Areas begin at pages of this size.
+const PAGE_BYTES: usize = 4096;
+
+/// Indirect tables per queue: as many requests of several buffers can be with the device even if
+/// each fills the queue.
+const TABLES: u16 = 64;
+
+/// Entries of each: a Linux block request has 126 or 254 buffers, a longer chain goes without a
+/// table.
+const TABLE_ENTRIES: u16 = 128;
+
+/// The memory in which the device finds our rings, indirect tables and pools: one file, so that it
+/// takes up one of the device's regions only. What no queue uses is never touched and costs
+/// nothing.
+#[derive(Debug)]
+pub(crate) struct Arena {
+    mapping: Arc<Mapping>,
+    start: DriverAddress,
+    map: Arc<MemoryMap>,
+    places: Vec<Place>,
+}
+
+/// What belongs to one queue, as offsets.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    size: u16,
+    rings: usize,
+    tables: usize,
+    pool: usize,
+}
+
+impl Arena {
+    /// Memory for queues of at most these sizes with pools of `pool_bytes` (0 for none), at an
+    /// address that is free in
+    /// `driver`'s memory.
+    pub(crate) fn new(
+        sizes: &[u16],
+        pool_bytes: usize,
+        driver: &MemoryMap,
+    ) -> Result<Self, MemoryError> {
+        let mut places = Vec::with_capacity(sizes.len());
+        let mut end = 0;
+        for &size in sizes {
+            let rings = end;
+            let split = ring_layout(RingFormat::Split, size).total_bytes();
+            let packed = ring_layout(RingFormat::Packed, size).total_bytes();
+            let tables = (rings + split.max(packed)).next_multiple_of(PAGE_BYTES);
+            let pool =
+                (tables + tables_for(size, DriverAddress(0)).bytes()).next_multiple_of(PAGE_BYTES);
+            end = pool + pool_bytes;
+            places.push(Place { size, rings, tables, pool });
+        }
+        let mapping = Mapping::new_memfd("viaduct-rings", end.max(PAGE_BYTES))?;
+        let start = free_address(driver, mapping.len() as u64)?;
+        let region = Self::region_at(&mapping, start)?;
+        let map = Arc::new(MemoryMap::new(vec![region])?);
+        Ok(Self { mapping, start, map, places })
+    }
+
+    fn region_at(mapping: &Arc<Mapping>, start: DriverAddress) -> Result<Region, MemoryError> {
+        let len = mapping.len() as u64;
+        Region::mapped(start, len, Access::ReadWrite, Arc::clone(mapping), 0)
+    }
+
+    /// The region as the device gets it.
+    pub(crate) fn region(&self) -> Region {
+        self.map.regions()[0].clone()
+    }
+
+    /// A map of this memory alone.
+    pub(crate) fn map(&self) -> &Arc<MemoryMap> {
+        &self.map
+    }
+
+    /// The file behind it.
+    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
+    /// The largest size of a queue there is room for.
+    pub(crate) fn size(&self, index: u16) -> u16 {
+        self.places[usize::from(index)].size
+    }
+
+    /// A fresh ring towards the device, with no features; its size at most [`Arena::size`].
+    pub(crate) fn spec(&self, index: u16, size: u16, format: RingFormat) -> QueueSpec {
+        let layout = ring_layout(format, size);
+        let at = |offset| self.address(self.places[usize::from(index)].rings + offset);
+        let addresses = QueueAddresses {
+            descriptor: at(0),
+            driver: at(layout.driver_offset()),
+            device: at(layout.device_offset()),
+        };
+        QueueSpec {
+            size,
+            format,
+            indirect: false,
+            event_idx: false,
+            in_order: false,
+            addresses,
+            start_at: QueuePosition::start(format),
+        }
+    }
+
+    /// The queue's indirect tables.
+    pub(crate) fn tables(&self, index: u16) -> IndirectArea {
+        let place = self.places[usize::from(index)];
+        tables_for(place.size, self.address(place.tables))
+    }
+
+    /// The queue's pool: its offset in the mapping, and its address for the device.
+    pub(crate) fn pool(&self, index: u16) -> (usize, DriverAddress) {
+        let offset = self.places[usize::from(index)].pool;
+        (offset, self.address(offset))
+    }
+
+    fn address(&self, offset: usize) -> DriverAddress {
+        DriverAddress(self.start.0 + offset as u64)
+    }
+}
+
+fn tables_for(size: u16, at: DriverAddress) -> IndirectArea {
+    IndirectArea { at, tables: size.min(TABLES), entries: size.min(TABLE_ENTRIES) }
+}
+
+/// A place for `len` bytes that no region of `map` touches: at [`LOWEST`] or behind the last
+/// region, or else in a gap.
+fn free_address(map: &MemoryMap, len: u64) -> Result<DriverAddress, MemoryError> {
+    let align = |at: u64| at.checked_next_multiple_of(1 << 30);
+    let fits = |from: u64, to: u64| from.checked_add(len).is_some_and(|end| end <= to);
+    let mut from = LOWEST;
+    for region in map.regions() {
+        if region.end() <= from {
+            continue;
+        }
+        if fits(from, region.start.0) {
+            return Ok(DriverAddress(from));
+        }
+        match align(region.end()) {
+            Some(next) => from = next,
+            None => return free_address_below(map, len),
+        }
+    }
+    if fits(from, u64::MAX) { Ok(DriverAddress(from)) } else { free_address_below(map, len) }
+}
+
+/// The lowest gap, for a driver with memory at the very top.
+fn free_address_below(map: &MemoryMap, len: u64) -> Result<DriverAddress, MemoryError> {
+    let mut from: u64 = 1 << 30;
+    for region in map.regions() {
+        if from.checked_add(len).is_some_and(|end| end <= region.start.0) {
+            return Ok(DriverAddress(from));
+        }
+        let next = region.end().checked_next_multiple_of(1 << 30).ok_or(MemoryError::Overflow)?;
+        from = from.max(next);
+    }
+    Err(MemoryError::Overflow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(ranges: &[(u64, u64)]) -> MemoryMap {
+        let mapping = Mapping::new_memfd("m", 1 << 20).unwrap();
+        let region = |&(start, len)| Region {
+            start: DriverAddress(start),
+            len,
+            access: Access::ReadWrite,
+            backing: mem::Backing::Mapped { mapping: Arc::clone(&mapping), offset: 0 },
+        };
+        MemoryMap::new(ranges.iter().map(region).collect()).unwrap()
+    }
+
+    #[test]
+    fn our_memory_overlaps_nothing() {
+        let top = u64::MAX - (1 << 20);
+        for ranges in [
+            &[][..],
+            &[(0, 1 << 40)],
+            &[(LOWEST, 1 << 20)],
+            &[(0, 4096), (LOWEST + 4096, 4096), (LOWEST + (2 << 30), 4096)],
+            &[(4096, 4096), (top, 1 << 20)],
+            &[(LOWEST - 4096, top - LOWEST)],
+        ] {
+            let map = map(ranges);
+            let at = free_address(&map, 1 << 28).unwrap().0;
+            let ends = at + (1 << 28);
+            assert!(
+                map.regions().iter().all(|r| r.end() <= at || r.start.0 >= ends),
+                "{ranges:x?}"
+            );
+        }
+    }
+
+    #[test]
+    fn queues_have_room_of_their_own() {
+        let arena = Arena::new(&[1, 0, 100, 1024], 1 << 20, &MemoryMap::default()).unwrap();
+        for (index, size) in [(0, 1), (2, 100), (3, 1024)] {
+            for format in [RingFormat::Split, RingFormat::Packed] {
+                let spec = arena.spec(index, size, format);
+                let end = spec.addresses.device.0 + ring_layout(format, size).device_bytes as u64;
+                assert!(end <= arena.tables(index).at.0);
+            }
+            let tables = arena.tables(index);
+            assert!(tables.at.0 + tables.bytes() as u64 <= arena.pool(index).1.0);
+        }
+        assert!(
+            arena.pool(2).1.0 + (1 << 20)
+                <= arena.spec(3, 8, RingFormat::Split).addresses.descriptor.0
+        );
+    }
+}

@@ -1,0 +1,242 @@
+use std::fmt;
+
+use mem::{Backing, MemoryMap};
+use virtio::{DeviceError, Features, Identity, Reach};
+use virtqueue::RingFormat;
+
+use crate::BridgeOptions;
+
+/// How much stands between driver and device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The first of the others that is possible, in this order.
+    #[default]
+    Auto,
+    /// Nothing: the device works on the driver's rings.
+    Pass,
+    /// Our rings, the driver's buffers.
+    Translate,
+    /// Our rings and our buffers.
+    Copy,
+    /// As copy, and the driver's memory is reached by messages only.
+    Remote,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Pass => "pass",
+            Self::Translate => "translate",
+            Self::Copy => "copy",
+            Self::Remote => "remote",
+        })
+    }
+}
+
+/// A mode and why it was chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Choice {
+    /// Never [`Mode::Auto`].
+    pub mode: Mode,
+    pub reason: String,
+}
+
+/// What the choice depends on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Situation {
+    reach: Reach,
+    features: Features,
+    regions: usize,
+    /// Some of the driver's memory can only be reached by messages.
+    remote: bool,
+}
+
+impl Situation {
+    pub(crate) fn new(reach: Reach, identity: &Identity, map: Option<&MemoryMap>) -> Self {
+        let regions = map.map_or(&[][..], MemoryMap::regions);
+        let remote = regions.iter().any(|region| matches!(region.backing, Backing::Remote(_)));
+        Self { reach, features: identity.features, regions: regions.len(), remote }
+    }
+
+    /// Why the device can't work on the driver's rings itself.
+    fn against_pass(&self) -> Option<String> {
+        if !self.reach.runs_rings {
+            return Some("the device can't run the driver's rings".into());
+        }
+        self.against_sharing(0)
+    }
+
+    /// Why the device can't reach the driver's buffers, next to `extra` regions of ours.
+    fn against_sharing(&self, extra: usize) -> Option<String> {
+        let most = self.reach.max_regions;
+        if self.remote {
+            return Some("the driver's memory can only be reached by messages".into());
+        }
+        if !self.reach.maps_memory {
+            return Some("the device can't map the driver's memory".into());
+        }
+        if self.regions + extra > most {
+            let regions = self.regions;
+            return Some(format!(
+                "the driver has {regions} memory regions and the device takes {most}"
+            ));
+        }
+        None
+    }
+}
+
+/// Chooses a mode.
+///
+/// # Errors
+/// What was asked for is not possible.
+pub(crate) fn choose(options: &BridgeOptions, now: &Situation) -> Result<Choice, DeviceError> {
+    let packed_needs = Features::RING_PACKED | Features::VERSION_1;
+    if options.device_format == Some(RingFormat::Packed) && !now.features.has(packed_needs) {
+        return Err(DeviceError::Refused("the device has no packed rings".into()));
+    }
+    let asked = |mode| Ok(Choice { mode, reason: "asked for".into() });
+    let impossible = |mode: Mode, why: String| {
+        Err(DeviceError::Refused(format!("mode={mode} is not possible: {why}")))
+    };
+    match options.mode {
+        Mode::Auto => Ok(automatic(options, now)),
+        Mode::Pass => match now.against_pass().or_else(|| needs_a_look(options, now)) {
+            None => asked(Mode::Pass),
+            Some(why) => impossible(Mode::Pass, why),
+        },
+        Mode::Translate => match now.against_sharing(1) {
+            None => asked(Mode::Translate),
+            Some(why) => impossible(Mode::Translate, why),
+        },
+        Mode::Copy if now.remote => {
+            impossible(Mode::Copy, "the driver's memory can only be reached by messages".into())
+        }
+        mode => asked(mode),
+    }
+}
+
+fn automatic(options: &BridgeOptions, now: &Situation) -> Choice {
+    let Some(mut reason) = now.against_pass().or_else(|| needs_a_look(options, now)) else {
+        let reason = "the device reaches the driver's rings and memory".into();
+        return Choice { mode: Mode::Pass, reason };
+    };
+    if now.remote {
+        return Choice { mode: Mode::Remote, reason };
+    }
+    let Some(against) = now.against_sharing(1) else {
+        return Choice { mode: Mode::Translate, reason };
+    };
+    if against != reason {
+        reason = format!("{reason}, and {against}");
+    }
+    Choice { mode: Mode::Copy, reason }
+}
+
+/// Why the rings must be ours even if the device could do without.
+fn needs_a_look(options: &BridgeOptions, now: &Situation) -> Option<String> {
+    if options.looks_inside() {
+        return Some("limits or traces need to see each request".into());
+    }
+    let lacking = options.require - now.features;
+    if !lacking.is_empty() {
+        let names = lacking.names(None).join(", ");
+        return Some(format!("the driver is to have {names}, which the device lacks"));
+    }
+    let format = options.device_format?;
+    Some(format!("the device is to see {format} rings"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mem::remote::{RemoteChannel, RemoteError, RemoteMemory};
+    use mem::{Access, DriverAddress, Region};
+    use virtio::DeviceType;
+
+    use super::*;
+    use crate::RateLimits;
+
+    fn situation(reach: Reach) -> Situation {
+        let identity = Identity {
+            device: DeviceType::BLOCK,
+            features: Features::VERSION_1,
+            queue_sizes: vec![128],
+            config_len: 0,
+        };
+        Situation::new(reach, &identity, None)
+    }
+
+    fn auto(now: &Situation) -> (Mode, String) {
+        let choice = choose(&BridgeOptions::default(), now).unwrap();
+        (choice.mode, choice.reason)
+    }
+
+    #[test]
+    fn the_least_that_works_is_chosen() {
+        let mut now = situation(Reach::LOCAL);
+        assert_eq!(auto(&now).0, Mode::Pass);
+        now.reach.runs_rings = false;
+        assert_eq!(auto(&now), (Mode::Translate, "the device can't run the driver's rings".into()));
+        now.reach.maps_memory = false;
+        let (mode, reason) = auto(&now);
+        assert_eq!(mode, Mode::Copy);
+        assert!(reason.contains("can't map"), "{reason}");
+    }
+
+    #[test]
+    fn too_many_regions_need_a_copy() {
+        let mut now = situation(Reach { max_regions: 8, ..Reach::LOCAL });
+        now.regions = 8;
+        assert_eq!(auto(&now).0, Mode::Pass);
+        now.regions = 9;
+        assert_eq!(auto(&now).0, Mode::Copy);
+    }
+
+    #[test]
+    fn whoever_wants_to_look_gets_rings_of_ours() {
+        let limits = RateLimits { requests_per_second: 1, ..RateLimits::default() };
+        let wishes = [
+            BridgeOptions { limits, ..BridgeOptions::default() },
+            BridgeOptions { require: Features::RING_PACKED, ..BridgeOptions::default() },
+            BridgeOptions { device_format: Some(RingFormat::Split), ..BridgeOptions::default() },
+        ];
+        for options in wishes {
+            let now = situation(Reach::LOCAL);
+            assert_eq!(choose(&options, &now).unwrap().mode, Mode::Translate);
+            let pass = BridgeOptions { mode: Mode::Pass, ..options };
+            assert!(choose(&pass, &now).is_err());
+        }
+    }
+
+    #[derive(Debug)]
+    struct FarAway;
+
+    impl RemoteMemory for FarAway {
+        fn open(&self) -> Result<Box<dyn RemoteChannel>, RemoteError> {
+            Err(RemoteError::Closed)
+        }
+    }
+
+    #[test]
+    fn memory_behind_messages_is_remote() {
+        let backing = Backing::Remote(Arc::new(FarAway));
+        let start = DriverAddress(0);
+        let region = Region { start, len: 4096, access: Access::ReadWrite, backing };
+        let mut now = situation(Reach::LOCAL);
+        let map = MemoryMap::new(vec![region]).unwrap();
+        now.remote = Situation::new(now.reach, &identity(), Some(&map)).remote;
+        assert_eq!(auto(&now).0, Mode::Remote);
+        for mode in [Mode::Pass, Mode::Translate, Mode::Copy] {
+            let options = BridgeOptions { mode, ..BridgeOptions::default() };
+            let error = choose(&options, &now).unwrap_err().to_string();
+            assert!(error.contains("by messages"), "{error}");
+        }
+    }
+
+    fn identity() -> Identity {
+        let features = Features::VERSION_1;
+        Identity { device: DeviceType::BLOCK, features, queue_sizes: vec![1], config_len: 0 }
+    }
+}

@@ -1,0 +1,459 @@
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use mem::AddressSpace;
+use sys::{Epoll, EventFd, Interest};
+use virtio::{
+    DeviceError, DeviceEvent, EventSink, EventSource, Features, Identity, Notifier, QueueSetup,
+    Reach, Recovery, Status, VirtioDevice,
+};
+use virtqueue::{DeviceQueue, DriverQueue, IndirectArea, QueuePosition, QueueSpec, RingFormat};
+use worker::Workers;
+
+use crate::arena::Arena;
+use crate::control::Control;
+use crate::mode::{Choice, Situation, choose};
+use crate::spaces::Spaces;
+use crate::{
+    BridgeOptions, BridgeParts, CopyMover, Counters, Mode, Mover, QueueBridge, TranslateMover,
+    features,
+};
+
+/// Keys of the two things that wake the control side; it does not matter which it was.
+const INNER: u64 = 0;
+const OWN: u64 = 1;
+
+/// A device around another device, with rings of its own for the other one to work on.
+///
+/// How much it does is its [`Mode`], which is decided when the driver's memory is known and, unless
+/// it was asked for, may change until the driver has accepted its features.
+pub struct Shadow {
+    inner: Box<dyn VirtioDevice>,
+    name: Arc<str>,
+    options: BridgeOptions,
+    choice: Choice,
+    /// As offered to the driver.
+    identity: Identity,
+    /// The driver's memory, whatever the mode.
+    memory: Option<Arc<AddressSpace>>,
+    /// There unless the mode is pass or no memory was set.
+    spaces: Option<Spaces>,
+    /// What the driver accepted, and what the device got for it.
+    accepted: Option<(Features, Features)>,
+    /// The device went away and is not back.
+    gone: bool,
+    queues: Vec<Option<Queue>>,
+    counters: Vec<Arc<Counters>>,
+    sink: EventSink,
+    events: EventSource,
+    epoll: Epoll,
+}
+
+/// A running queue.
+struct Queue {
+    control: Box<dyn Control>,
+    /// What the device was, and after a failure will be, started with.
+    setup: QueueSetup,
+    tables: Option<IndirectArea>,
+}
+
+impl Shadow {
+    /// A shadow of `inner`, which people know as `name`.
+    ///
+    /// # Errors
+    /// The system is out of file descriptors, or the device can't be used as the options say.
+    pub fn new(
+        inner: Box<dyn VirtioDevice>,
+        name: &str,
+        options: BridgeOptions,
+    ) -> Result<Self, DeviceError> {
+        let (sink, events) = EventSource::new().map_err(system)?;
+        let epoll = Epoll::new().map_err(system)?;
+        epoll.add(&events, OWN, Interest::Read).map_err(system)?;
+        let situation = Situation::new(inner.reach(), inner.identity(), None);
+        let choice = choose(&options, &situation)?;
+        let mut shadow = Self {
+            identity: inner.identity().clone(),
+            inner,
+            name: name.into(),
+            options,
+            choice,
+            memory: None,
+            spaces: None,
+            accepted: None,
+            gone: false,
+            queues: Vec::new(),
+            counters: Vec::new(),
+            sink,
+            events,
+            epoll,
+        };
+        shadow.watch_inner();
+        shadow.look_at_inner();
+        Ok(shadow)
+    }
+
+    /// How it stands between the two sides now.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.choice.mode
+    }
+
+    /// The mode and why it was chosen, for people.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        format!("{}: {}", self.choice.mode, self.choice.reason)
+    }
+
+    /// What each queue has done since this shadow was made; all zeros in pass mode.
+    #[must_use]
+    pub fn counters(&self) -> &[Arc<Counters>] {
+        &self.counters
+    }
+
+    fn passes(&self) -> bool {
+        self.choice.mode == Mode::Pass
+    }
+
+    /// Works out what to offer, from what the device offers now.
+    fn look_at_inner(&mut self) {
+        let inner = self.inner.identity();
+        self.identity = inner.clone();
+        self.queues.resize_with(inner.queue_sizes.len(), || None);
+        self.counters.resize_with(inner.queue_sizes.len(), Arc::default);
+        if self.passes() {
+            return;
+        }
+        self.identity.features = features::offered(self.choice.mode, inner.features);
+        let needs_power = !inner.features.has(Features::RING_PACKED)
+            || self.options.device_format == Some(RingFormat::Split);
+        for size in &mut self.identity.queue_sizes {
+            *size = (*size).min(self.options.queue_size.unwrap_or(u16::MAX));
+            if needs_power && *size > 0 {
+                *size = 1 << size.ilog2();
+            }
+        }
+    }
+
+    /// The device's descriptor may be another one after it did something.
+    fn watch_inner(&self) {
+        if let Some(fd) = self.inner.control_fd() {
+            // Still in the set, mostly: then this is refused, and all is well.
+            let _ = self.epoll.add(fd, INNER, Interest::Read);
+        }
+    }
+
+    /// Chooses the mode for the memory as it is, and gives the device what it is to see.
+    fn adopt_memory(&mut self) -> Result<(), DeviceError> {
+        let Some(memory) = self.memory.clone() else { return Ok(()) };
+        let map = memory.current();
+        let situation = Situation::new(self.inner.reach(), self.inner.identity(), Some(&map));
+        let choice = choose(&self.options, &situation)?;
+        if choice != self.choice {
+            tracing::info!(name = %self.name, mode = %choice.mode, reason = %choice.reason, "mode");
+        }
+        self.choice = choice;
+        self.look_at_inner();
+        if self.passes() {
+            self.spaces = None;
+            self.inner.set_recovery(Recovery::InPlace);
+            return self.inner.set_memory(&memory);
+        }
+        self.inner.set_recovery(Recovery::ByCaller);
+        let pool_bytes = match self.choice.mode {
+            Mode::Translate => 0,
+            _ => self.options.pool_size(),
+        };
+        let arena = Arena::new(&self.identity.queue_sizes, pool_bytes, &map)?;
+        let spaces = Spaces::new(&memory, self.choice.mode, arena)?;
+        let result = self.inner.set_memory(&spaces.device);
+        self.spaces = Some(spaces);
+        result
+    }
+
+    fn queue_mut(&mut self, index: u16) -> Option<&mut Option<Queue>> {
+        self.queues.get_mut(usize::from(index))
+    }
+
+    /// Our ring towards the device for a queue the driver has set up.
+    fn device_ring(
+        &self,
+        arena: &Arena,
+        setup: &QueueSetup,
+        given: Features,
+    ) -> (QueueSpec, Option<IndirectArea>) {
+        let packed = given.has(Features::RING_PACKED);
+        let format = if packed { RingFormat::Packed } else { RingFormat::Split };
+        let most = arena.size(setup.index);
+        let indirect = given.has(Features::INDIRECT_DESC);
+        // Indirect chains of the driver take up a descriptor per buffer in our ring if the device
+        // has no tables.
+        let unfolds = setup.spec.indirect && !indirect;
+        let mut size = if unfolds { most } else { setup.spec.size.min(most) };
+        if !packed {
+            size = size.checked_next_power_of_two().filter(|&s| s <= most).unwrap_or(most);
+        }
+        let mut spec = arena.spec(setup.index, size, format);
+        spec.indirect = indirect;
+        spec.event_idx = given.has(Features::EVENT_IDX);
+        spec.in_order = given.has(Features::IN_ORDER);
+        (spec, indirect.then(|| arena.tables(setup.index)))
+    }
+
+    fn start_shadow(&mut self, setup: QueueSetup) -> Result<(), DeviceError> {
+        let index = setup.index;
+        if !matches!(self.queue_mut(index), Some(None)) {
+            return Err(DeviceError::NoSuchQueue(index));
+        }
+        let wrong = || DeviceError::Refused("a queue before memory and features".into());
+        let spaces = self.spaces.as_ref().ok_or_else(wrong)?;
+        let (_, given) = self.accepted.ok_or_else(wrong)?;
+        if setup.spec.size > spaces.arena.size(index) {
+            let most = spaces.arena.size(index);
+            let size = setup.spec.size;
+            return Err(DeviceError::Refused(format!("a queue of {size}, where {most} is most")));
+        }
+        let (spec, tables) = self.device_ring(&spaces.arena, &setup, given);
+        let shown = QueueSetup {
+            index,
+            spec,
+            features: given,
+            memory: Arc::clone(&spaces.device),
+            kick: Some(Arc::new(EventFd::new().map_err(system)?)),
+            call: Notifier::new(Arc::new(EventFd::new().map_err(system)?)),
+            // What is in flight on our rings is known here.
+            in_flight: None,
+        };
+        let control = match self.choice.mode {
+            Mode::Copy => {
+                let (offset, at) = spaces.arena.pool(index);
+                let mapping = Arc::clone(spaces.arena.mapping());
+                let bytes = self.options.pool_size();
+                let mover = CopyMover::new(mapping, offset, bytes, at, shown.spec.size);
+                self.carry(spaces, &setup, &shown, tables, mover)?
+            }
+            Mode::Remote => {
+                let why = "queues in memory reached by messages can't be served yet";
+                return Err(DeviceError::Refused(why.into()));
+            }
+            _ => self.carry(spaces, &setup, &shown, tables, TranslateMover::new())?,
+        };
+        match self.inner.start_queue(shown.clone()) {
+            Ok(()) => {}
+            // It may come back, and is started then.
+            Err(DeviceError::Gone(_)) => control.set_gone(true),
+            Err(error) => return Err(error),
+        }
+        if let Some(slot) = self.queue_mut(index) {
+            *slot = Some(Queue { control, setup: shown, tables });
+        }
+        Ok(())
+    }
+
+    /// Puts a bridge between the rings of `driver` and `device`, on a worker.
+    fn carry<M: Mover>(
+        &self,
+        spaces: &Spaces,
+        driver: &QueueSetup,
+        device: &QueueSetup,
+        tables: Option<IndirectArea>,
+        mover: M,
+    ) -> Result<Box<dyn Control>, DeviceError> {
+        let workers = Workers::shared().map_err(DeviceError::system("starting a worker thread"))?;
+        let memory = spaces.confirmed.reader();
+        let ring = DeviceQueue::new(&spaces.confirmed.current(), &driver.spec)?;
+        let events = (device.kick.clone(), device.call.event());
+        let (Some(device_kick), Some(device_call)) = events else {
+            return Err(DeviceError::NoSuchQueue(driver.index));
+        };
+        let task = QueueBridge::new(BridgeParts {
+            index: driver.index,
+            name: Arc::clone(&self.name),
+            driver: ring,
+            memory,
+            kick: driver.kick.clone(),
+            call: driver.call.clone(),
+            device: DriverQueue::new(spaces.arena.map(), &device.spec, tables)?,
+            device_memory: Arc::clone(spaces.arena.map()),
+            device_kick,
+            device_call,
+            mover,
+            limits: self.options.limits,
+            observer: self.options.observer.clone(),
+            counters: Arc::clone(&self.counters[usize::from(driver.index)]),
+            events: self.sink.clone(),
+        });
+        Ok(Box::new(workers.spawn(task)))
+    }
+
+    /// Starts the queues again on a device that came back.
+    fn bring_back(&mut self) -> Result<(), DeviceError> {
+        let running = self.queues.iter().flatten();
+        for queue in running {
+            let spec = queue.setup.spec.clone();
+            if queue.control.restart(spec, queue.tables)? {
+                self.inner.start_queue(queue.setup.clone())?;
+                queue.control.set_gone(false);
+            }
+        }
+        Ok(())
+    }
+
+    fn stop_all(&mut self) {
+        for queue in &mut self.queues {
+            if let Some(queue) = queue.take() {
+                let _position = queue.control.finish();
+            }
+        }
+    }
+}
+
+impl VirtioDevice for Shadow {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn reach(&self) -> Reach {
+        if self.passes() { self.inner.reach() } else { Reach::LOCAL }
+    }
+
+    fn read_config(&mut self, offset: u32, into: &mut [u8]) {
+        self.inner.read_config(offset, into);
+    }
+
+    fn write_config(&mut self, offset: u32, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.inner.write_config(offset, bytes)
+    }
+
+    fn set_memory(&mut self, memory: &Arc<AddressSpace>) -> Result<(), DeviceError> {
+        self.memory = Some(Arc::clone(memory));
+        self.adopt_memory()
+    }
+
+    fn memory_changed(&mut self) -> Result<(), DeviceError> {
+        if self.accepted.is_none() {
+            let before = self.choice.mode;
+            let map = self.memory.as_ref().map(|memory| memory.current());
+            let situation =
+                Situation::new(self.inner.reach(), self.inner.identity(), map.as_deref());
+            if choose(&self.options, &situation)?.mode != before {
+                return self.adopt_memory();
+            }
+        }
+        match &self.spaces {
+            None => self.inner.memory_changed(),
+            Some(spaces) => {
+                let result = spaces.follow(self.inner.as_mut());
+                self.queues.iter().flatten().for_each(|queue| queue.control.wake());
+                result
+            }
+        }
+    }
+
+    fn accept_features(&mut self, accepted: Features) -> Result<(), DeviceError> {
+        if !self.passes() && !features::acceptable(accepted, self.identity.features) {
+            return Err(DeviceError::BadFeatures(accepted));
+        }
+        let given = match self.passes() {
+            true => accepted,
+            false => features::for_device(
+                accepted,
+                self.inner.identity().features,
+                self.options.device_format,
+            ),
+        };
+        self.inner.accept_features(given)?;
+        self.accepted = Some((accepted, given));
+        let name = &self.name;
+        let device = self.identity.device;
+        let names = |features: Features| features.names(Some(device)).join(" ");
+        tracing::info!(%name, mode = %self.choice.mode, reason = %self.choice.reason,
+            driver = %names(accepted), device = %names(given), "features agreed");
+        Ok(())
+    }
+
+    fn start_queue(&mut self, setup: QueueSetup) -> Result<(), DeviceError> {
+        if self.passes() { self.inner.start_queue(setup) } else { self.start_shadow(setup) }
+    }
+
+    fn stop_queue(&mut self, index: u16) -> Result<QueuePosition, DeviceError> {
+        if self.passes() {
+            return self.inner.stop_queue(index);
+        }
+        let queue = self.queue_mut(index).and_then(Option::take);
+        let queue = queue.ok_or(DeviceError::NoSuchQueue(index))?;
+        // First the device: when it has stopped, all it will ever complete is in the ring.
+        let stopped = self.inner.stop_queue(index);
+        let position = queue.control.finish();
+        match stopped {
+            Ok(_) | Err(DeviceError::Gone(_)) => {}
+            // A device that is away has stopped all its queues.
+            Err(DeviceError::NoSuchQueue(_)) if self.gone => {}
+            Err(error) => return Err(error),
+        }
+        position.ok_or_else(|| DeviceError::Refused("the queue's thread died".into()))
+    }
+
+    fn enable_queue(&mut self, index: u16, enabled: bool) -> Result<(), DeviceError> {
+        self.inner.enable_queue(index, enabled)
+    }
+
+    fn notifier_changed(&mut self, index: u16) {
+        if self.passes() {
+            self.inner.notifier_changed(index);
+        }
+    }
+
+    fn set_status(&mut self, status: Status) -> Result<(), DeviceError> {
+        self.inner.set_status(status)
+    }
+
+    fn reset(&mut self) -> Result<(), DeviceError> {
+        // The device first: it may be working on memory that goes away with the queues.
+        let result = self.inner.reset();
+        self.stop_all();
+        // What the queues had to say is of no interest any more.
+        drop(self.events.drain());
+        self.accepted = None;
+        self.spaces = None;
+        self.memory = None;
+        self.watch_inner();
+        self.look_at_inner();
+        result
+    }
+
+    fn control_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.epoll.as_fd())
+    }
+
+    fn control_ready(&mut self) -> Vec<DeviceEvent> {
+        let mut events = self.inner.control_ready();
+        self.watch_inner();
+        if !self.passes() {
+            for event in &mut events {
+                match event {
+                    DeviceEvent::Gone(_) => {
+                        self.gone = true;
+                        self.queues.iter().flatten().for_each(|q| q.control.set_gone(true));
+                    }
+                    DeviceEvent::Back => {
+                        self.gone = false;
+                        if let Err(error) = self.bring_back() {
+                            let name = &self.name;
+                            let why = format!("{name} came back and can't be used: {error}");
+                            *event = DeviceEvent::NeedsReset(why);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        events.extend(self.events.drain());
+        events
+    }
+}
+
+fn system(source: io::Error) -> DeviceError {
+    DeviceError::System { attempt: "making a bridge".into(), source }
+}

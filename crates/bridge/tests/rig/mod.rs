@@ -1,0 +1,115 @@
+//! A driver and a device to put a bridge between. Requests carry patterns that both sides check,
+//! and each side has its memory at poisoned addresses.
+#![allow(dead_code, clippy::unwrap_used)]
+
+pub mod device;
+pub mod driver;
+pub mod guest;
+
+use std::sync::Arc;
+
+use bridge::{BridgeOptions, Mode, Shadow};
+use sys::EventFd;
+use virtio::{Features, Notifier, QueueSetup, VirtioDevice};
+use virtqueue::RingFormat;
+
+use device::{EchoDevice, EchoHandle};
+use driver::TestDriver;
+use guest::Guest;
+
+/// What is put together.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub options: BridgeOptions,
+    /// Ring bits the driver accepts, VERSION_1 aside.
+    pub driver: Features,
+    /// Ring bits the device offers, VERSION_1 aside.
+    pub device: Features,
+    pub size: u16,
+    /// Chains before the one the ring begins at.
+    pub begin: u16,
+    pub remote: bool,
+}
+
+impl Case {
+    pub fn new(mode: Mode) -> Self {
+        let options = BridgeOptions { mode, ..BridgeOptions::default() };
+        let none = Features::NONE;
+        Self { options, driver: none, device: none, size: 64, begin: 0, remote: false }
+    }
+
+    pub fn driver_format(&self) -> RingFormat {
+        match self.driver.has(Features::RING_PACKED) {
+            true => RingFormat::Packed,
+            false => RingFormat::Split,
+        }
+    }
+}
+
+/// Driver, shadow and device, running.
+pub struct Bench {
+    pub guest: Guest,
+    pub shadow: Shadow,
+    pub device: EchoHandle,
+    pub driver: TestDriver,
+    pub features: Features,
+}
+
+impl Bench {
+    pub fn new(case: &Case) -> Self {
+        Self::with_guest(case, Guest::new(case.remote))
+    }
+
+    pub fn with_guest(case: &Case, guest: Guest) -> Self {
+        let (device, handle) = EchoDevice::new(case.device | Features::VERSION_1, case.size);
+        let mut shadow = Shadow::new(Box::new(device), "echo", case.options.clone()).unwrap();
+        shadow.set_memory(&guest.space).unwrap();
+        let features = case.driver | Features::VERSION_1;
+        shadow.accept_features(features).unwrap();
+        let driver = TestDriver::new(&guest, case, features);
+        let mut bench = Self { guest, shadow, device: handle, driver, features };
+        bench.start();
+        bench
+    }
+
+    /// Starts queue 0 where the driver's ring is.
+    pub fn start(&mut self) {
+        let setup = self.setup();
+        self.shadow.start_queue(setup).unwrap();
+    }
+
+    pub fn setup(&self) -> QueueSetup {
+        QueueSetup {
+            index: 0,
+            spec: self.driver.spec.clone(),
+            features: self.features,
+            memory: Arc::clone(&self.guest.space),
+            kick: Some(Arc::clone(&self.driver.kick)),
+            call: Notifier::new(Arc::clone(&self.driver.call)),
+            in_flight: None,
+        }
+    }
+}
+
+pub fn event() -> Arc<EventFd> {
+    Arc::new(EventFd::new().unwrap())
+}
+
+/// Byte `at` of the pattern with this seed.
+pub fn pattern(seed: u32, at: usize) -> u8 {
+    let mixed = (seed ^ (at as u32).wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
+    (mixed >> 13) as u8
+}
+
+/// A small generator of numbers that look random; the same from run to run.
+#[derive(Clone)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % end
+    }
+}

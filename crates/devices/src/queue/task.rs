@@ -1,0 +1,163 @@
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sys::EventFd;
+use virtio::{DeviceEvent, EventSink, Notifier, QueueSetup};
+use virtqueue::{QueueError, QueuePosition};
+use worker::{Progress, Task};
+
+use super::access::QueueAccess;
+
+/// How often a queue without a doorbell is looked at. A driver that polls accepts a wait of this
+/// order; twice as often would cost a measurable part of a processor.
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
+
+/// Why a queue can't go on: the driver broke a rule.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    /// Of the ring.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// Of the device type.
+    #[error("{0}")]
+    Request(&'static str),
+}
+
+/// What a device does with the chains of one queue.
+pub(crate) trait Serve: Send + 'static {
+    /// Does up to `budget` requests' worth of work without waiting; returns whether it did
+    /// anything.
+    fn poll(&mut self, queue: &mut QueueAccess, budget: u32) -> Result<bool, Fault>;
+
+    /// Waits for the requests in flight and gives them back.
+    fn settle(&mut self, queue: &mut QueueAccess) {
+        let _ = queue;
+    }
+
+    /// The descriptors, beside the doorbell, whose readiness means work.
+    fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    /// About to sleep; `available` if the driver has something for us. Returns whether to poll
+    /// again instead.
+    fn arm(&mut self, available: bool) -> bool {
+        available
+    }
+
+    /// Awake again.
+    fn disarm(&mut self) {}
+
+    /// When to poll again without any notification.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+}
+
+/// A queue that runs: rings, notifications and faults here, the meaning of a request in `S`.
+pub(crate) struct QueueTask<S> {
+    index: u16,
+    access: QueueAccess,
+    serve: S,
+    kick: Option<Arc<EventFd>>,
+    call: Notifier,
+    events: EventSink,
+    /// Without a doorbell: when to look again.
+    poll_at: Option<Instant>,
+    broken: bool,
+}
+
+impl<S: Serve> QueueTask<S> {
+    /// The queue that `setup` describes and `access` was made from.
+    pub(super) fn new(setup: QueueSetup, access: QueueAccess, serve: S, events: EventSink) -> Self {
+        let QueueSetup { index, kick, call, .. } = setup;
+        Self { index, access, serve, kick, call, events, poll_at: None, broken: false }
+    }
+
+    /// Suspends or resumes the taking of chains.
+    pub(super) fn enable(&mut self, enabled: bool) {
+        self.access.enable(enabled);
+    }
+
+    /// Waits for the requests in flight and shows the driver their results; nothing is in flight
+    /// afterwards.
+    pub(super) fn settle(&mut self) {
+        self.serve.settle(&mut self.access);
+        if !self.broken {
+            self.access.publish(&self.call);
+        }
+    }
+
+    /// Ends the queue; returns where it stands.
+    pub(super) fn finish(mut self) -> (QueuePosition, S) {
+        self.settle();
+        (self.access.position(), self.serve)
+    }
+
+    fn run(&mut self, budget: u32) -> Result<bool, Fault> {
+        if !self.access.enter()? {
+            return Ok(false);
+        }
+        let worked = self.serve.poll(&mut self.access, budget)?;
+        self.access.publish(&self.call);
+        Ok(worked)
+    }
+
+    fn fail(&mut self, fault: &Fault) -> Progress {
+        tracing::warn!(queue = self.index, "the driver broke a rule: {fault}; the queue stops");
+        let reason = fault.to_string();
+        self.events.send(DeviceEvent::QueueBroken { index: self.index, reason });
+        self.broken = true;
+        Progress::Finished
+    }
+}
+
+impl<S: Serve> Task for QueueTask<S> {
+    fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
+        let mut fds = self.serve.wake_on();
+        fds.extend(self.kick.as_ref().map(|kick| kick.as_fd()));
+        fds
+    }
+
+    fn poll(&mut self, budget: u32) -> Progress {
+        if self.broken {
+            return Progress::Finished;
+        }
+        let result = self.run(budget);
+        self.access.leave();
+        match result {
+            Ok(true) => Progress::Worked,
+            Ok(false) => Progress::Idle,
+            Err(fault) => self.fail(&fault),
+        }
+    }
+
+    fn arm(&mut self) -> bool {
+        if self.access.is_poisoned() {
+            self.fail(&Fault::Request("the file behind the driver's memory was cut"));
+            // Once more, so that the worker hears of it.
+            return true;
+        }
+        if self.kick.is_none() {
+            self.poll_at = Some(Instant::now() + POLL_INTERVAL);
+        }
+        let available = self.access.arm();
+        self.serve.arm(available)
+    }
+
+    fn disarm(&mut self) {
+        if let Some(kick) = &self.kick {
+            kick.drain();
+        }
+        self.access.disarm();
+        self.serve.disarm();
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match (self.poll_at, self.serve.deadline()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}

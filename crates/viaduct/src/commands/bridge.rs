@@ -1,0 +1,138 @@
+//! `viaduct bridge`: one driver end, one device end, and what stands between them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bridge::{BridgeOptions, Mode, RateLimits, Shadow};
+use virtio::{Parameters, Value};
+use virtqueue::RingFormat;
+use worker::{PoolOptions, Workers};
+
+use crate::address::{self, Address};
+use crate::cli;
+use crate::ends;
+use crate::monitor::Monitor;
+use crate::supervisor::{self, Bridge};
+
+/// Most worker threads one may ask for.
+const MAX_WORKERS: u64 = 64;
+
+/// A bridge that is ready to run.
+pub struct Opened {
+    /// To run it.
+    pub bridge: Bridge,
+    /// To watch it.
+    pub monitor: Monitor,
+    /// How often to print counters.
+    pub stats: Option<Duration>,
+}
+
+/// What the bridge's own settings say.
+struct Settings {
+    options: BridgeOptions,
+    /// The device's type, for a daemon that can't tell.
+    device_type: Option<String>,
+    stats: Option<Duration>,
+    workers: usize,
+}
+
+/// Runs one bridge until stopped.
+pub fn run(options: &cli::Bridge) -> Result<()> {
+    let driver = Address::parse(&options.driver_end)?;
+    let device = Address::parse(&options.device_end)?;
+    let values = address::settings(&options.settings)?;
+    let Opened { bridge, monitor, stats } = open("bridge", &driver, &device, values)?;
+    println!("{}", bridge.driver.attach_hint(bridge.device.as_ref()));
+    let every = stats.map(|period| (period, monitor.reporter()));
+    supervisor::run(vec![bridge], every)
+}
+
+/// Opens both ends with whatever the settings ask for between them.
+pub fn open(
+    name: &str,
+    driver: &Address,
+    device: &Address,
+    values: BTreeMap<String, Value>,
+) -> Result<Opened> {
+    let settings = read_settings(values).context("in the bridge's settings")?;
+    start_workers(settings.workers)?;
+    let mut device = device.clone();
+    if let Some(kind) = &settings.device_type {
+        device.values.entry("type".into()).or_insert_with(|| address::value(kind));
+    }
+    // The device first: a driver that finds the socket expects somebody behind it.
+    let inner = ends::open_device(&device)?;
+    let shadow = Shadow::new(inner, name, settings.options)
+        .with_context(|| format!("can't set up the bridge to {}", device.scheme))?;
+    let monitor = Monitor::new(&shadow);
+    let driver = ends::open_driver(driver)?;
+    let bridge = Bridge { name: name.into(), driver, device: Box::new(shadow) };
+    Ok(Opened { bridge, monitor, stats: settings.stats })
+}
+
+/// Starts the process's worker threads; the first caller decides how many.
+pub fn start_workers(count: usize) -> Result<()> {
+    Workers::configure(&PoolOptions::with_threads(count)).context("can't start worker threads")?;
+    Ok(())
+}
+
+fn read_settings(values: BTreeMap<String, Value>) -> Result<Settings> {
+    let mut given = Parameters::new(values);
+    let modes = [
+        ("auto", Mode::Auto),
+        ("pass", Mode::Pass),
+        ("translate", Mode::Translate),
+        ("copy", Mode::Copy),
+        ("remote", Mode::Remote),
+    ];
+    let formats =
+        [("auto", None), ("split", Some(RingFormat::Split)), ("packed", Some(RingFormat::Packed))];
+    let number = |value: Option<u64>| value.unwrap_or(0);
+    let limits = RateLimits {
+        bytes_per_second: number(given.number("bytes-per-second", 1..=u64::MAX)?),
+        requests_per_second: number(given.number("requests-per-second", 1..=u64::MAX)?),
+    };
+    let pool_range = bridge::MIN_POOL_BYTES as u64..=bridge::MAX_POOL_BYTES as u64;
+    let options = BridgeOptions {
+        mode: given.choice("mode", &modes)?.unwrap_or_default(),
+        pool_bytes: number(given.number("pool", pool_range)?) as usize,
+        limits,
+        device_format: given.choice("ring", &formats)?.flatten(),
+        queue_size: given.number("queue-size", 2..=32768)?.map(|size| size as u16),
+        ..BridgeOptions::default()
+    };
+    let settings = Settings {
+        options,
+        device_type: given.text("type"),
+        stats: given.number("stats", 1..=86_400)?.map(Duration::from_secs),
+        workers: given.number("workers", 1..=MAX_WORKERS)?.unwrap_or(1) as usize,
+    };
+    given.finish()?;
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(words: &[&str]) -> Result<Settings> {
+        let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+        read_settings(address::settings(&words)?)
+    }
+
+    #[test]
+    fn settings_are_read_and_mistakes_named() {
+        let settings =
+            read(&["mode=copy", "pool=16M", "ring=packed", "type=net", "workers=2"]).unwrap();
+        assert_eq!(settings.options.mode, Mode::Copy);
+        assert_eq!(settings.options.pool_bytes, 16 << 20);
+        assert_eq!(settings.options.device_format, Some(RingFormat::Packed));
+        assert_eq!(settings.device_type.as_deref(), Some("net"));
+        assert_eq!(settings.workers, 2);
+        let wrong = |words: &[&str]| read(words).err().map(|error| format!("{error:#}")).unwrap();
+        assert!(wrong(&["mode=fast"]).contains("auto, pass, translate, copy, remote"));
+        assert!(wrong(&["pol=1M"]).contains("unknown setting pol="));
+        assert!(wrong(&["pool=1"]).contains("a number from"));
+    }
+}
