@@ -2,6 +2,7 @@
 //! `main`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cache;
 mod check;
 mod process;
@@ -30,6 +31,8 @@ enum Task {
     Root(root::Options),
     /// Everything: check, the private root, a release build, the end-to-end table.
     Test(test::Options),
+    /// Speed and memory: ratios against peers in the same run, kept in `bench/results`.
+    Bench(bench::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -38,5 +41,6 @@ fn main() -> anyhow::Result<()> {
         Task::Tidy => tidy::run(),
         Task::Root(options) => root::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Bench(options) => bench::run(&options),
     }
 }

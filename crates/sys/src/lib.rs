@@ -1,10 +1,11 @@
 //! The operating system: eventfds, sockets that carry file descriptors, epoll, timers, signals,
-//! vectored I/O on spans.
+//! processors, vectored I/O on spans.
 //!
 //! Thin and safe: each type is one kernel object, each method one system call. What it deliberately
 //! lacks: any protocol, any policy, and any name that is not the kernel's.
 
 mod calls;
+mod cpu;
 mod epoll;
 mod eventfd;
 mod file_io;
@@ -14,6 +15,7 @@ mod timer;
 mod uring;
 
 pub use calls::system_calls;
+pub use cpu::{Realtime, cycles, pin_to_cpu};
 pub use epoll::{Epoll, Interest, Ready};
 pub use eventfd::EventFd;
 pub use file_io::{read_at, write_at};

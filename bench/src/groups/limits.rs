@@ -1,0 +1,280 @@
+//! What the machine can do at best: the floor that everything else stands on.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use mem::{Mapping, Span};
+use sys::{Epoll, EventFd, Interest};
+use worker::{PoolOptions, Progress, Task, Workers};
+
+use crate::contest::{self, Cores, Entrant};
+use crate::lab::Lab;
+use crate::placement::{CPUS, Label};
+use crate::plot::Plot;
+use crate::report::{Bound, Measure, Report, Target};
+use crate::threads::{on_both, on_one};
+
+/// Runs all measurements of this group.
+pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
+    wakes(lab, report)?;
+    sockets(lab, report)?;
+    copies(lab, report)
+}
+
+/// Waking a thread: by hand, and through a worker's task.
+fn wakes(lab: &Lab, report: &mut Report) -> Result<()> {
+    let entrants = vec![
+        Entrant::new("worker task", || Ok(vec![worker_echo(lab)?])),
+        Entrant::new("epoll and eventfd", || Ok(vec![bare_echo(lab)?])),
+    ];
+    let outcome = contest::run(lab, Cores::Two, 7, entrants)?;
+    let measure = Measure { name: "us there and back", digits: 2 };
+    report.table("wake a sleeping thread on the other core and be woken", &outcome, &[measure]);
+    for label in outcome.labels() {
+        let to = Target { row: "g-w", label, bound: Bound::AtMost, floor: 1.2, aim: 1.1 };
+        report.ratio(&outcome, 0, (0, 1), to);
+    }
+    Ok(())
+}
+
+/// Two eventfds, one for each direction.
+struct Bells {
+    there: Arc<EventFd>,
+    back: Arc<EventFd>,
+}
+
+impl Bells {
+    fn new() -> Result<Self> {
+        Ok(Self { there: Arc::new(EventFd::new()?), back: Arc::new(EventFd::new()?) })
+    }
+
+    /// Rings and sleeps until the answer, again and again; microseconds per round.
+    fn ring(&self, length: Duration) -> Result<f64> {
+        let epoll = Epoll::new()?;
+        epoll.add(self.back.as_fd(), 0, Interest::Read)?;
+        let mut ready = Vec::with_capacity(4);
+        let (start, mut rounds) = (Instant::now(), 0u32);
+        while start.elapsed() < length {
+            self.there.signal();
+            while !self.back.drain() {
+                epoll.wait(&mut ready, Some(Duration::from_secs(1)))?;
+                anyhow::ensure!(!ready.is_empty(), "no answer to a doorbell");
+            }
+            rounds += 1;
+        }
+        Ok(start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds))
+    }
+}
+
+fn bare_echo(lab: &Lab) -> Result<f64> {
+    let bells = Bells::new()?;
+    let stop = AtomicBool::new(false);
+    let echo = || -> Result<()> {
+        let epoll = Epoll::new()?;
+        epoll.add(bells.there.as_fd(), 0, Interest::Read)?;
+        let mut ready = Vec::with_capacity(4);
+        loop {
+            epoll.wait(&mut ready, None)?;
+            bells.there.drain();
+            if stop.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            bells.back.signal();
+        }
+    };
+    let (time, ended) = on_both(
+        || {
+            let time = bells.ring(lab.window());
+            stop.store(true, Ordering::Release);
+            bells.there.signal();
+            time
+        },
+        echo,
+    )?;
+    ended?;
+    time
+}
+
+/// Answers every doorbell.
+struct Echo {
+    bells: Bells,
+    rung: bool,
+}
+
+impl Task for Echo {
+    fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.bells.there.as_fd()]
+    }
+
+    fn poll(&mut self, _budget: u32) -> Progress {
+        if !std::mem::take(&mut self.rung) {
+            return Progress::Idle;
+        }
+        self.bells.back.signal();
+        Progress::Worked
+    }
+
+    fn arm(&mut self) -> bool {
+        false
+    }
+
+    fn disarm(&mut self) {
+        self.rung |= self.bells.there.drain();
+    }
+}
+
+fn worker_echo(lab: &Lab) -> Result<f64> {
+    let ours = Bells::new()?;
+    let bells = Bells { there: Arc::clone(&ours.there), back: Arc::clone(&ours.back) };
+    let options = PoolOptions { threads: 1, max_spin: Duration::ZERO };
+    // Threads inherit processor and priority from the one that starts them.
+    let workers = on_one(CPUS[1], || Workers::start(&options))??;
+    let task = workers.spawn(Echo { bells, rung: false });
+    let time = on_one(CPUS[0], || ours.ring(lab.window()))?;
+    drop(task);
+    time
+}
+
+/// Messages of 64 bytes through a UNIX socket: what a register access over vfio-user costs at
+/// least.
+fn sockets(lab: &Lab, report: &mut Report) -> Result<()> {
+    let pair = |server_spins, client_spins| {
+        move || Ok(vec![socket_round_trip(lab, server_spins, client_spins)?])
+    };
+    let entrants = vec![
+        Entrant::new("both block", pair(false, false)),
+        Entrant::new("server spins", pair(true, false)),
+        Entrant::new("client spins", pair(false, true)),
+        Entrant::new("both spin", pair(true, true)),
+    ];
+    let outcome = contest::run(lab, Cores::Two, 5, entrants)?;
+    let measure = Measure { name: "us there and back", digits: 2 };
+    report.table("64 bytes through a UNIX socket", &outcome, &[measure]);
+    Ok(())
+}
+
+/// Microseconds for 64 bytes there and 64 bytes back.
+pub fn socket_round_trip(lab: &Lab, server_spins: bool, client_spins: bool) -> Result<f64> {
+    let (client, server) = UnixStream::pair().context("make a pair of sockets")?;
+    client.set_nonblocking(client_spins)?;
+    server.set_nonblocking(server_spins)?;
+    let (time, served) = on_both(
+        move || -> Result<f64> {
+            let mut client = client;
+            let mut message = [0; 64];
+            let (start, mut rounds) = (Instant::now(), 0u32);
+            while start.elapsed() < lab.window() {
+                client.write_all(&message)?;
+                receive(&mut client, &mut message)?;
+                rounds += 1;
+            }
+            Ok(start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds))
+        },
+        move || -> Result<()> {
+            let mut server = server;
+            let mut message = [0; 64];
+            while receive(&mut server, &mut message)? {
+                server.write_all(&message)?;
+            }
+            Ok(())
+        },
+    )?;
+    served?;
+    time
+}
+
+/// Reads a whole message, polling if the socket does not block; false at the end.
+fn receive(socket: &mut UnixStream, message: &mut [u8]) -> Result<bool> {
+    let mut have = 0;
+    while have < message.len() {
+        match socket.read(&mut message[have..]) {
+            Ok(0) => return Ok(false),
+            Ok(n) => have += n,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
+}
+
+/// Sizes of copies, in bytes.
+pub const SIZES: &[usize] = &[64, 256, 1500, 4096, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+
+/// The memory that copies walk through, in bytes: more than a core's own cache, less than the
+/// shared one.
+pub const SPAN: usize = 8 << 20;
+
+/// Copying between two mappings against copying between two vectors.
+fn copies(lab: &Lab, report: &mut Report) -> Result<()> {
+    let (from, to) = (Mapping::new_memfd("from", SPAN)?, Mapping::new_memfd("to", SPAN)?);
+    let (source, mut sink) = (vec![1u8; SPAN], vec![2u8; SPAN]);
+    let whole = |mapping| Span::of_mapping(mapping, 0, SPAN).context("a span of a mapping");
+    whole(&from)?.copy_from(&source);
+    whole(&to)?.copy_from(&source);
+    let mut entrants = Vec::new();
+    let sink = std::cell::RefCell::new(&mut sink);
+    for &size in SIZES {
+        let (from, to, source, sink) = (&from, &to, &source, &sink);
+        entrants.push(Entrant::new(format!("{size} bytes"), move || {
+            let (from, to) = (whole(from)?, whole(to)?);
+            let spans = gigabytes(lab, size, |at| {
+                from.slice(at, size).copy_to_span(&to.slice(at, size));
+            });
+            let mut sink = sink.borrow_mut();
+            let plain = gigabytes(lab, size, |at| {
+                sink[at..at + size].copy_from_slice(&source[at..at + size]);
+                std::hint::black_box(&mut sink[at]);
+            });
+            Ok(vec![spans, plain])
+        }));
+    }
+    let outcome = contest::run(lab, Cores::One, 5, entrants)?;
+    let measures = [
+        Measure { name: "span to span GB/s", digits: 1 },
+        Measure { name: "memcpy GB/s", digits: 1 },
+    ];
+    let title = "copying, 8 MiB from 8 MiB";
+    let plot = Plot::new("copy-size", title, "bytes at a time", "GB/s");
+    let points: Vec<f64> = SIZES.iter().map(|&size| size as f64).collect();
+    report.curve(plot, &points, &outcome, &measures);
+    for (index, size) in SIZES.iter().enumerate() {
+        let gate = match size {
+            1500 => Some((0.5, 0.7)),
+            4096 => Some((0.75, 0.9)),
+            65536 => Some((0.85, 0.95)),
+            _ => None,
+        };
+        let medians = |measure| outcome.spread(Label::OneCore, index, measure).map(|s| s.median);
+        if let Some(((floor, aim), (ours, plain))) = gate.zip(medians(0).zip(medians(1))) {
+            let row = if *size > 4096 { "11" } else { "12" };
+            let to = Target { row, label: Label::OneCore, bound: Bound::AtLeast, floor, aim };
+            report.value(&format!("span / memcpy at {size} bytes"), ours / plain, to);
+        }
+    }
+    Ok(())
+}
+
+/// Gigabytes a second of copying `size` bytes at each of the offsets in turn.
+pub fn gigabytes(lab: &Lab, size: usize, mut copy: impl FnMut(usize)) -> f64 {
+    /// Bytes between two looks at the clock, which costs as much as a small copy.
+    const STRETCH: usize = 256 << 10;
+    let (mut at, mut bytes) = (0, 0u64);
+    let window = lab.open_short();
+    let start = Instant::now();
+    while window.is_open() {
+        for _ in 0..STRETCH.div_ceil(size) {
+            copy(at);
+            bytes += size as u64;
+            at += size;
+            if at + size > SPAN {
+                at = 0;
+            }
+        }
+    }
+    bytes as f64 / start.elapsed().as_nanos() as f64
+}
