@@ -5,12 +5,24 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::guest::Guest;
+use crate::guest::{Guest, Plan};
 use crate::lab::Lab;
 use crate::peer::{DISK_BYTES, Device, EAL, Kind, TESTPMD, prefix};
 use crate::table::Ring;
 use crate::uml::Uml;
 use crate::work::{self, Names, TAG};
+
+/// What a driver connects to.
+pub struct Attach<'a> {
+    /// The kind of device there.
+    pub kind: Kind,
+    /// Where.
+    pub socket: &'a Path,
+    /// The format of the rings the driver is to use.
+    pub ring: Ring,
+    /// Whether QEMU is to connect again by itself when the other side goes.
+    pub reconnects: bool,
+}
 
 /// Software that has a virtio driver.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,56 +73,43 @@ impl Driver {
         }
     }
 
-    /// Connects to `socket`, behind which there is `device`, and does the work of `kind`.
-    pub fn drive(
-        self,
-        lab: &Lab,
-        kind: Kind,
-        socket: &Path,
-        ring: Ring,
-        device: &Device,
-    ) -> Result<()> {
-        match self {
-            Driver::Guest(kernel) => {
-                let plan = vhost_user_device(Guest::plan(lab, kernel), kind, socket, ring)?;
-                boot_and_work(plan, kind, device)
-            }
-            Driver::VfioUser(kernel) => {
-                let plan = vfio_user_device(Guest::plan(lab, kernel), socket);
-                boot_and_work(plan, kind, device)
-            }
+    /// A guest that has the device and the programs to work with it.
+    pub fn guest<'l>(self, lab: &'l Lab, to: &Attach<'_>) -> Result<Plan<'l>> {
+        let plan = match self {
+            Driver::Guest(kernel) => vhost_user_device(Guest::plan(lab, kernel), to)?,
+            Driver::VfioUser(kernel) => vfio_user_device(Guest::plan(lab, kernel), to.socket),
             Driver::VfioUserUnshared(kernel) => {
-                let plan = Guest::plan(lab, kernel).without_shared_memory();
-                boot_and_work(vfio_user_device(plan, socket), kind, device)
+                vfio_user_device(Guest::plan(lab, kernel).without_shared_memory(), to.socket)
             }
-            Driver::Uml => user_mode_linux(lab, kind, socket, device),
-            Driver::VirtioUser => virtio_user(lab, socket, ring),
-            Driver::Blkio => blkio_bench(lab, socket),
-            Driver::QemuImg => qemu_img(lab, socket),
+            _ => bail!("{} is no guest of QEMU", self.name()),
+        };
+        Ok(work::programs(to.kind).iter().fold(plan, |plan, program| plan.program(program)))
+    }
+
+    /// Connects and does the work of the kind of device; `device` is what is behind.
+    pub fn drive(self, lab: &Lab, to: &Attach<'_>, device: &Device) -> Result<()> {
+        match self {
+            Driver::Guest(_) | Driver::VfioUser(_) | Driver::VfioUserUnshared(_) => {
+                let mut guest = self.guest(lab, to)?.boot()?;
+                let names = Names { disk: "/dev/vda", card: "eth0" };
+                work::exercise(&mut guest.shell, to.kind, &names, device)?;
+                guest.qemu.is_alive()
+            }
+            Driver::Uml => user_mode_linux(lab, to, device),
+            Driver::VirtioUser => virtio_user(lab, to),
+            Driver::Blkio => blkio_bench(lab, to.socket),
+            Driver::QemuImg => qemu_img(lab, to.socket),
         }
     }
 }
 
-fn boot_and_work(mut plan: crate::guest::Plan<'_>, kind: Kind, device: &Device) -> Result<()> {
-    for program in work::programs(kind) {
-        plan = plan.program(program);
-    }
-    let mut guest = plan.boot()?;
-    let names = Names { disk: "/dev/vda", card: "eth0" };
-    work::exercise(&mut guest.shell, kind, &names, device)?;
-    guest.qemu.is_alive()
-}
-
 /// QEMU's own vhost-user devices.
-fn vhost_user_device<'l>(
-    plan: crate::guest::Plan<'l>,
-    kind: Kind,
-    socket: &Path,
-    ring: Ring,
-) -> Result<crate::guest::Plan<'l>> {
-    let plan = plan.option("chardev", format!("socket,id=peer,path={}", socket.display()));
-    let packed = if ring == Ring::Packed { ",packed=on" } else { "" };
-    Ok(match kind {
+fn vhost_user_device<'l>(plan: Plan<'l>, to: &Attach<'_>) -> Result<Plan<'l>> {
+    let again = if to.reconnects { ",reconnect-ms=100" } else { "" };
+    let chardev = format!("socket,id=peer,path={}{again}", to.socket.display());
+    let plan = plan.option("chardev", chardev);
+    let packed = if to.ring == Ring::Packed { ",packed=on" } else { "" };
+    Ok(match to.kind {
         Kind::Block => plan.device(format!("vhost-user-blk-pci,chardev=peer,num-queues=1{packed}")),
         Kind::Net => plan
             .option("netdev", "vhost-user,chardev=peer,id=net")
@@ -126,34 +125,34 @@ fn vhost_user_device<'l>(
 }
 
 /// viaduct's PCI function behind a port of its own. QEMU takes the socket's address as JSON only.
-fn vfio_user_device<'l>(plan: crate::guest::Plan<'l>, socket: &Path) -> crate::guest::Plan<'l> {
+fn vfio_user_device<'l>(plan: Plan<'l>, socket: &Path) -> Plan<'l> {
     plan.device("pcie-root-port,id=port,chassis=1").device(format!(
         r#"{{"driver":"vfio-user-pci","bus":"port","socket":{{"type":"unix","path":"{}"}}}}"#,
         socket.display()
     ))
 }
 
-fn user_mode_linux(lab: &Lab, kind: Kind, socket: &Path, device: &Device) -> Result<()> {
-    let mut plan = Uml::plan(lab).device(socket, kind.device_id());
-    for program in work::programs(kind) {
+fn user_mode_linux(lab: &Lab, to: &Attach<'_>, device: &Device) -> Result<()> {
+    let mut plan = Uml::plan(lab).device(to.socket, to.kind.device_id());
+    for program in work::programs(to.kind) {
         plan = plan.program(program);
     }
     let mut uml = plan.boot()?;
     let names = Names { disk: "/dev/vda", card: "eth0" };
-    work::exercise(&mut uml.shell, kind, &names, device)?;
+    work::exercise(&mut uml.shell, to.kind, &names, device)?;
     uml.kernel.is_alive()
 }
 
 /// Sends packets and counts those that come back until the index of both rings has wrapped; the
 /// other side is a testpmd that returns them.
-fn virtio_user(lab: &Lab, socket: &Path, ring: Ring) -> Result<()> {
+fn virtio_user(lab: &Lab, to: &Attach<'_>) -> Result<()> {
     const PACKETS: u64 = 70_000;
-    let packed = u8::from(ring == Ring::Packed);
+    let packed = u8::from(to.ring == Ring::Packed);
     let mut command = lab.program("dpdk-testpmd")?;
     command.args(EAL).args(["--file-prefix", &prefix(lab, "driver")]).arg("--vdev");
     command.arg(format!(
         "net_virtio_user0,path={},queues=1,queue_size=256,packed_vq={packed}",
-        socket.display()
+        to.socket.display()
     ));
     command.args(["--", "--forward-mode=flowgen"]).args(TESTPMD);
     let mut driver = lab.start("virtio-user", command)?;

@@ -20,6 +20,7 @@ pub mod peer;
 pub mod root;
 pub mod runner;
 pub mod shell;
+pub mod story;
 pub mod table;
 pub mod uml;
 pub mod work;

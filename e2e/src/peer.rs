@@ -128,6 +128,8 @@ impl Peer {
     /// Starts it in `lab` and waits until it listens. `forward` is what testpmd does with packets.
     pub fn start(self, lab: &Lab, forward: &str) -> Result<Device> {
         let socket = lab.path("device");
+        // Left by one that was killed; testpmd refuses to listen there.
+        let _ = std::fs::remove_file(&socket);
         let mut device = Device {
             socket: socket.clone(),
             address: String::new(),

@@ -1,15 +1,19 @@
 //! What is connected to what. Each line is a driver side, a device side, the ways between them and
 //! the ring formats; its rows are all combinations.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::daemon::Daemon;
+use crate::driver::Attach;
 use crate::driver::Driver::{self, *};
 use crate::lab::Lab;
 use crate::peer::Peer::{self, *};
+use crate::peer::{Device, Kind};
 use crate::runner::Case;
+use crate::story::{self, Story};
 
 /// The way from the driver to the device.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,17 +41,28 @@ pub enum Ring {
 
 /// A line of the table.
 pub struct Line {
+    story: Story,
     driver: Driver,
     device: Peer,
     ways: &'static [Way],
     rings: &'static [Ring],
 }
 
+/// Plain work.
 const fn line(driver: Driver, device: Peer, ways: &'static [Way], rings: &'static [Ring]) -> Line {
-    Line { driver, device, ways, rings }
+    Line { story: Story::Work, driver, device, ways, rings }
+}
+
+impl Line {
+    /// The same, but something happens.
+    const fn when(mut self, story: Story) -> Line {
+        self.story = story;
+        self
+    }
 }
 
 use Ring::{Packed, Split};
+use Story::{DeviceRestarts, DriverReturns};
 use Way::Direct;
 
 /// The table.
@@ -64,6 +79,11 @@ pub const TABLE: &[Line] = &[
     line(VirtioUser,     Testpmd,            &[Direct],  &[Split, Packed]),
     line(Blkio,          QemuStorageDaemon,  &[Direct],  &[Split]),
     line(QemuImg,        QemuStorageDaemon,  &[Direct],  &[Split]),
+
+    line(Guest("6.12"),  Testpmd,            &[Direct],  &[Split]).when(DriverReturns),
+    line(Guest("6.12"),  QemuStorageDaemon,  &[Direct],  &[Split]).when(DriverReturns),
+    line(Guest("6.12"),  Testpmd,            &[Direct],  &[Split]).when(DeviceRestarts),
+    line(Guest("6.12"),  QemuStorageDaemon,  &[Direct],  &[Split]).when(DeviceRestarts),
 ];
 
 /// The rows of the table as cases for the runner.
@@ -72,44 +92,72 @@ pub fn cases() -> Vec<Case> {
     for line in TABLE {
         for way in line.ways {
             for ring in line.rings {
-                cases.push(case(line.driver, line.device, *way, *ring));
+                cases.push(case(line.story, line.driver, line.device, *way, *ring));
             }
         }
     }
     cases
 }
 
-fn case(driver: Driver, device: Peer, way: Way, ring: Ring) -> Case {
+fn case(story: Story, driver: Driver, device: Peer, way: Way, ring: Ring) -> Case {
     const LIMIT: Duration = Duration::from_secs(180);
     let name = format!(
-        "{}, {} on {}, {}, {}",
+        "{}, {} on {}, {}, {}{}",
         driver.name(),
         device.kind().name(),
         device.name(),
         way.name(),
-        ring.name()
+        ring.name(),
+        story.name()
     );
-    Case::new(name, LIMIT, move |lab| run(lab, driver, device, way, ring))
+    Case::new(name, LIMIT, move |lab| match story {
+        Story::Work => work(lab, driver, device, way, ring),
+        Story::DeviceRestarts => story::device_restarts(lab, driver, device, way, ring),
+        Story::DriverReturns => story::driver_returns(lab, driver, device, way, ring),
+    })
 }
 
-fn run(lab: &Lab, driver: Driver, peer: Peer, way: Way, ring: Ring) -> Result<()> {
+fn work(lab: &Lab, driver: Driver, peer: Peer, way: Way, ring: Ring) -> Result<()> {
     let mut device = peer.start(lab, driver.forward_mode())?;
-    let mut bridge = None;
-    let mut socket = device.socket.clone();
-    if let Some(mode) = way.mode() {
-        socket = lab.path("bridge");
+    let mut bridge = Bridged::start(lab, driver, way, &device)?;
+    driver.drive(lab, &bridge.attach(peer.kind(), ring), &device)?;
+    bridge.has_not_failed()?;
+    device.daemons.first_mut().map_or(Ok(()), Daemon::has_not_failed)
+}
+
+/// A device with or without viaduct before it.
+pub struct Bridged {
+    /// What a driver connects to.
+    pub socket: PathBuf,
+    viaduct: Option<Daemon>,
+}
+
+impl Bridged {
+    /// Starts `viaduct bridge` before `device`, unless the way is direct.
+    pub fn start(lab: &Lab, driver: Driver, way: Way, device: &Device) -> Result<Bridged> {
+        let Some(mode) = way.mode() else {
+            return Ok(Bridged { socket: device.socket.clone(), viaduct: None });
+        };
+        let socket = lab.path("bridge");
         let mut command = lab.viaduct()?;
         command.arg("bridge").arg(format!("{}:{}", driver.scheme(), socket.display()));
         command.arg(&device.address).arg(format!("mode={mode}"));
-        let mut daemon = lab.start("viaduct", command)?;
-        daemon.listens_at(&socket)?;
-        bridge = Some(daemon);
+        let mut viaduct = lab.start("viaduct", command)?;
+        viaduct.listens_at(&socket)?;
+        Ok(Bridged { socket, viaduct: Some(viaduct) })
     }
-    driver.drive(lab, peer.kind(), &socket, ring, &device)?;
-    if let Some(mut bridge) = bridge {
-        bridge.has_not_failed()?;
+
+    /// What a driver connects to.
+    pub fn attach(&self, kind: Kind, ring: Ring) -> Attach<'_> {
+        // viaduct keeps the driver's connection whatever happens behind it.
+        let reconnects = self.viaduct.is_none();
+        Attach { kind, socket: &self.socket, ring, reconnects }
     }
-    device.daemons.first_mut().map_or(Ok(()), Daemon::has_not_failed)
+
+    /// Whether viaduct runs or ended well.
+    pub fn has_not_failed(&mut self) -> Result<()> {
+        self.viaduct.as_mut().map_or(Ok(()), Daemon::has_not_failed)
+    }
 }
 
 impl Way {

@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::peer::{Device, GUEST_ADDRESS, Kind, PEER_ADDRESS};
 use crate::shell::Shell;
@@ -63,6 +63,55 @@ fn fs(shell: &mut Shell, device: &Device) -> Result<()> {
     check.args(["--check", "--quiet", "sums-of-guest"]).current_dir(&device.folder);
     ensure!(check.status()?.success(), "the host sees other bytes than the guest wrote");
     Ok(())
+}
+
+/// Starts the load that a device must carry while something is done to it.
+pub fn start_load(shell: &mut Shell, kind: Kind) -> Result<()> {
+    const RATE: &str = "800";
+    match kind {
+        Kind::Block => {
+            let text = include_str!("../../guest/load-block.sh");
+            script(shell, "load-block.sh", text, &[("disk", "/dev/vda"), ("rate", RATE)])
+        }
+        Kind::Net => {
+            let text = include_str!("../../guest/load-net.sh");
+            let values = [("card", "eth0"), ("address", GUEST_ADDRESS), ("peer", PEER_ADDRESS)];
+            script(shell, "load-net.sh", text, &values)?;
+            load_goes_on(shell, kind)
+        }
+        Kind::Rng | Kind::Fs | Kind::Console => bail!("no load for {}", kind.name()),
+    }
+}
+
+/// Waits until the load makes progress: what was asked since is answered.
+pub fn load_goes_on(shell: &mut Shell, kind: Kind) -> Result<()> {
+    match kind {
+        // One request that goes past the page cache; the ring is in order enough to wait behind.
+        Kind::Block => script(
+            shell,
+            "a read while the load runs",
+            "dd if=/dev/vda of=/dev/null bs=4096 count=64 iflag=direct",
+            &[],
+        ),
+        _ => {
+            let text = include_str!("../../guest/answers.sh");
+            script(shell, "answers.sh", text, &[("card", "eth0"), ("more", "500")])
+        }
+    }
+}
+
+/// Waits for the end of the load, which must have seen no wrong byte.
+pub fn end_load(shell: &mut Shell, kind: Kind) -> Result<()> {
+    match kind {
+        Kind::Block => script(
+            shell,
+            "the end of the load",
+            "until test -e /tmp/load.status; do sleep 0.1; done; cat /tmp/load.log
+             test \"$(cat /tmp/load.status)\" = 0",
+            &[],
+        ),
+        _ => load_goes_on(shell, kind),
+    }
 }
 
 /// Runs the script `name` with variables set.

@@ -1,0 +1,66 @@
+//! What can happen to a bridge while a guest works: a side goes and comes back.
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+
+use crate::driver::Driver;
+use crate::lab::Lab;
+use crate::peer::Peer;
+use crate::table::{Bridged, Ring, Way};
+use crate::work;
+
+/// An event under load.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Story {
+    /// Nothing: the plain work of a driver.
+    Work,
+    /// The daemon is killed and started again, three times. The guest only waits.
+    DeviceRestarts,
+    /// The guest is killed and another one takes its place at the same socket.
+    DriverReturns,
+}
+
+impl Story {
+    /// For people; empty for plain work.
+    pub fn name(self) -> &'static str {
+        match self {
+            Story::Work => "",
+            Story::DeviceRestarts => ", device killed under load",
+            Story::DriverReturns => ", driver killed under load",
+        }
+    }
+}
+
+/// Kills the daemon with requests in flight; the load must end as if nothing had been.
+pub fn device_restarts(lab: &Lab, driver: Driver, peer: Peer, way: Way, ring: Ring) -> Result<()> {
+    const TIMES: u32 = 3;
+    let kind = peer.kind();
+    let mut device = peer.start(lab, driver.forward_mode())?;
+    let mut bridge = Bridged::start(lab, driver, way, &device)?;
+    let mut guest = driver.guest(lab, &bridge.attach(kind, ring))?.boot()?;
+    work::start_load(&mut guest.shell, kind)?;
+    for time in 1..=TIMES {
+        let daemon = device.daemons.remove(0);
+        daemon.signal(Signal::KILL)?;
+        daemon.kill();
+        // The guest must not notice more than silence.
+        guest.shell.run("true").context("the guest while its device is gone")?;
+        device = peer.start(lab, driver.forward_mode())?;
+        work::load_goes_on(&mut guest.shell, kind).with_context(|| format!("restart {time}"))?;
+    }
+    work::end_load(&mut guest.shell, kind)?;
+    guest.qemu.is_alive()?;
+    bridge.has_not_failed()
+}
+
+/// Kills the guest with requests in flight; the next one finds a working device.
+pub fn driver_returns(lab: &Lab, driver: Driver, peer: Peer, way: Way, ring: Ring) -> Result<()> {
+    let kind = peer.kind();
+    let device = peer.start(lab, driver.forward_mode())?;
+    let mut bridge = Bridged::start(lab, driver, way, &device)?;
+    let mut first = driver.guest(lab, &bridge.attach(kind, ring))?.boot()?;
+    work::start_load(&mut first.shell, kind)?;
+    first.qemu.kill();
+    driver.drive(lab, &bridge.attach(kind, ring), &device).context("the second guest")?;
+    bridge.has_not_failed()
+}
