@@ -5,6 +5,7 @@
 mod bench;
 mod cache;
 mod check;
+mod fuzz;
 mod process;
 mod root;
 mod test;
@@ -29,6 +30,8 @@ enum Task {
     Tidy,
     /// Make the private Debian 13 root with the software of the end-to-end tests, unless there.
     Root(root::Options),
+    /// Every fuzz target for a while (15 minutes each unless told), or those named.
+    Fuzz(fuzz::Options),
     /// Everything: check, the private root, a release build, the end-to-end table.
     Test(test::Options),
     /// Speed and memory: ratios against peers in the same run, kept in `bench/results`.
@@ -40,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         Task::Check => check::run(),
         Task::Tidy => tidy::run(),
         Task::Root(options) => root::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
     }

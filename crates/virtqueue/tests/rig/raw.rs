@@ -69,6 +69,16 @@ impl Rig {
         (self.read_u32(device, at), self.read_u32(device, at + 4))
     }
 
+    /// The descriptor at address `at`.
+    pub fn read_raw(&self, at: u64) -> Raw {
+        let mut bytes = [0; 16];
+        self.map.read(DriverAddress(at), &mut bytes).unwrap();
+        let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let word = |at| u32::from(half(at)) | u32::from(half(at + 2)) << 16;
+        let addr = u64::from(word(0)) | u64::from(word(4)) << 32;
+        (addr, word(8), half(12), half(14))
+    }
+
     /// Packed: the descriptor at `index` as `(len, id, flags)`.
     pub fn read_packed(&self, index: u16) -> (u32, u16, u16) {
         let at = 16 * u64::from(index);

@@ -1,0 +1,12 @@
+//! Packed rings written by a hostile driver, against our device side.
+
+#![no_main]
+
+#[path = "../../crates/virtqueue/tests/noise/mod.rs"]
+mod noise;
+#[path = "../../crates/virtqueue/tests/rig/mod.rs"]
+mod rig;
+
+use virtqueue::RingFormat;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| noise::hostile_driver(RingFormat::Packed, bytes));
