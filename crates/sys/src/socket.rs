@@ -141,6 +141,15 @@ impl Connection {
         let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
     }
 
+    /// Refuses what the peer sends from now on: its sends fail. What it has sent already is still
+    /// received, and sending to it goes on.
+    ///
+    /// # Errors
+    /// The socket is not connected.
+    pub fn stop_receiving(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(&self.0, rustix::net::Shutdown::Read)?)
+    }
+
     /// Waits until there is something to read, up to `limit`.
     ///
     /// # Errors

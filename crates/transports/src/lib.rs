@@ -4,6 +4,8 @@
 //! end-to-end rows come from the table.
 #![forbid(unsafe_code)]
 
+mod vfio_user;
+
 use virtio::{DeviceError, DriverEnd, EndError, ParameterError, Parameters, VirtioDevice};
 
 /// Why an end could not be made.
@@ -41,4 +43,4 @@ pub struct Transport {
 }
 
 /// Every transport.
-pub static TRANSPORTS: &[&Transport] = &[];
+pub static TRANSPORTS: &[&Transport] = &[&vfio_user::TRANSPORT];

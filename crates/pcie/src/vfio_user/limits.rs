@@ -1,0 +1,43 @@
+//! Every bound of the service, with its reason. Bounds of single messages are in
+//! [`wire::vfio_user`].
+
+use std::time::Duration;
+
+/// Longest time a function may take to answer a read, before the driver gets all ones. A machine
+/// whose processor waits is blocked as a whole; QEMU itself gives up after 5 s.
+pub const READ_LIMIT: Duration = Duration::from_millis(100);
+
+/// Most reads that wait for a function at a time. A virtual machine has one per processor; PCIe has
+/// 256 tags.
+pub const MAX_WAITING_READS: usize = 256;
+
+/// Most messages taken from the socket in one turn, so that other events are not starved.
+pub const MAX_MESSAGES_PER_TURN: usize = 256;
+
+/// Bytes waiting to be sent above which nothing more is read from the client: it has to take its
+/// answers first. Two of the largest messages.
+pub const MAX_WAITING_BYTES: usize = 2 * wire::vfio_user::MAX_PAYLOAD;
+
+/// Most DMA messages in flight at a time, of all queues together.
+pub const MAX_DMA_IN_FLIGHT: usize = 1024;
+
+/// Most DMA messages in flight of one queue, so that none can starve the others.
+pub const MAX_DMA_PER_CHANNEL: u32 = 128;
+
+/// Longest wait for the answer to a DMA message. QEMU serves them in its main loop, which may be
+/// busy for seconds.
+pub const DMA_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often waiting DMA messages are looked at for being too late, while there is a channel.
+pub const DMA_TICK: Duration = Duration::from_secs(1);
+
+/// Longest wait for queues to let go of memory that is being unmapped. They come round every few
+/// microseconds.
+pub const UNMAP_LIMIT: Duration = Duration::from_secs(1);
+
+/// Longest wait for the self-test of shared memory; a client that does not answer leaves it
+/// undecided.
+pub const SELF_TEST_LIMIT: Duration = Duration::from_millis(500);
+
+/// Longest time that answers are still sent after the service was asked to stop.
+pub const DRAIN_LIMIT: Duration = Duration::from_millis(500);

@@ -1,0 +1,370 @@
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use sys::{Connection, Received};
+use wire::Framer;
+use wire::vfio_user::{
+    Capabilities, DeviceInfo, Header, MAX_FDS, MAX_PAYLOAD, Reply, Request, Version, VfioUser,
+    device_flags, irq_index, region_index,
+};
+
+use super::dma::DmaMaps;
+use super::irqs;
+use super::limits::{DMA_TICK, MAX_MESSAGES_PER_TURN, MAX_WAITING_BYTES, READ_LIMIT, UNMAP_LIMIT};
+use super::messages::{MessageMemory, Messages};
+use super::outbox::Outbox;
+use super::self_test::SelfTest;
+use super::service::Plug;
+use crate::{InterruptKind, ResetKind, Ticket};
+
+/// How a turn of reading ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The client is still there.
+    Goes,
+    /// It has gone, or can't be followed any more.
+    Over,
+}
+
+/// One client's connection.
+pub struct Session {
+    socket: Arc<Connection>,
+    framer: Framer<VfioUser>,
+    /// Descriptors that have come with the current message.
+    fds: Vec<OwnedFd>,
+    /// Reading is over, answering may go on.
+    at_end: bool,
+    pub(super) peer: Peer,
+}
+
+/// A session without its receive buffer, which messages borrow from.
+pub struct Peer {
+    pub(super) outbox: Arc<Outbox>,
+    messages: Arc<Messages>,
+    pub(super) dma: DmaMaps,
+    pub(super) self_test: SelfTest,
+    pub(super) reads: Vec<WaitingRead>,
+    is_greeted: bool,
+    next_tick: Option<Instant>,
+}
+
+/// A region read whose answer the function owes.
+pub(super) struct WaitingRead {
+    pub ticket: Ticket,
+    pub message_id: u16,
+    pub region: u32,
+    pub offset: u64,
+    pub len: usize,
+    pub deadline: Instant,
+}
+
+/// Why a message is not obeyed.
+pub(super) enum Refusal {
+    /// Answered with this errno.
+    Errno(u32),
+    /// The connection ends.
+    Hang,
+}
+
+pub(super) const EINVAL: Refusal = Refusal::Errno(22);
+const ENOTSUP: Refusal = Refusal::Errno(95);
+
+impl Session {
+    pub fn new(client: Connection) -> io::Result<Self> {
+        let socket = Arc::new(client);
+        let outbox = Arc::new(Outbox::new(Arc::clone(&socket))?);
+        let messages = Messages::new(Arc::clone(&outbox));
+        let memory = MessageMemory(Arc::clone(&messages));
+        Ok(Self {
+            socket,
+            framer: Framer::new(MAX_PAYLOAD),
+            fds: Vec::new(),
+            at_end: false,
+            peer: Peer {
+                outbox,
+                dma: DmaMaps::new(Arc::new(memory.clone())),
+                self_test: SelfTest::new(memory),
+                messages,
+                reads: Vec::new(),
+                is_greeted: false,
+                next_tick: None,
+            },
+        })
+    }
+
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    pub fn outbox(&self) -> &Outbox {
+        &self.peer.outbox
+    }
+
+    /// The client can send nothing more; what it has sent is still read.
+    pub fn refuse_more(&self) {
+        let _ = self.socket.stop_receiving();
+    }
+
+    pub fn has_waiting_reads(&self) -> bool {
+        !self.peer.reads.is_empty()
+    }
+
+    /// Handles the messages that have arrived.
+    pub fn receive(&mut self, plug: &mut Plug) -> Turn {
+        for _ in 0..MAX_MESSAGES_PER_TURN {
+            if self.at_end || self.peer.outbox.waiting() > MAX_WAITING_BYTES {
+                break;
+            }
+            match self.socket.receive(self.framer.space(), &mut self.fds) {
+                Ok(Received::Bytes(n)) if self.fds.len() <= MAX_FDS => {
+                    if let Err(error) = self.framer.commit(n) {
+                        return self.hang(&error);
+                    }
+                }
+                Ok(Received::Bytes(_)) => return self.hang(&"too many file descriptors"),
+                Ok(Received::Nothing) => break,
+                Ok(Received::Closed) => {
+                    if !self.framer.is_empty() {
+                        tracing::warn!("the client has gone in the middle of a message");
+                    }
+                    self.at_end = true;
+                    break;
+                }
+                Err(error) => return self.hang(&error),
+            }
+            if let Some((header, payload)) = self.framer.message() {
+                let fds = std::mem::take(&mut self.fds);
+                if self.peer.handle(plug, &header, payload, fds) == Turn::Over {
+                    return Turn::Over;
+                }
+                self.framer.next_message();
+            }
+        }
+        // Changes of memory are answered already but not sent: first they must be true.
+        self.peer.apply_memory(plug);
+        self.peer.outbox.flush();
+        if self.at_end { Turn::Over } else { Turn::Goes }
+    }
+
+    fn hang(&mut self, why: &dyn std::fmt::Display) -> Turn {
+        tracing::warn!("closing a client's connection: {why}");
+        self.at_end = true;
+        Turn::Over
+    }
+
+    /// Sends the answers that the function has given.
+    pub fn collect(&mut self, plug: &Plug) {
+        self.peer.collect(plug);
+    }
+
+    /// When [`Session::tick`] is due next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let read = self.peer.reads.iter().map(|read| read.deadline).min();
+        [read, self.peer.self_test.deadline(), self.peer.next_tick].into_iter().flatten().min()
+    }
+
+    /// Does what time demands.
+    pub fn tick(&mut self, plug: &mut Plug) {
+        self.peer.tick(plug);
+    }
+
+    /// The client has gone: its memory and its interrupts go with it.
+    pub fn end(mut self, plug: &mut Plug) {
+        self.peer.outbox.close();
+        plug.function.host_present(false);
+        self.peer.messages.close();
+        plug.host.memory.replace(mem::MemoryMap::default());
+        plug.host.set_settled(true);
+        plug.function.memory_changed();
+        if !plug.host.memory.synchronize(UNMAP_LIMIT) {
+            tracing::error!("a queue still uses memory of a client that has gone");
+        }
+        for kind in [InterruptKind::Intx, InterruptKind::Msi, InterruptKind::Msix] {
+            plug.host.interrupts.disconnect(kind);
+        }
+        plug.function.interrupts_changed();
+        self.peer.reads.clear();
+    }
+}
+
+impl Peer {
+    fn handle(
+        &mut self,
+        plug: &mut Plug,
+        header: &Header,
+        payload: &[u8],
+        fds: Vec<OwnedFd>,
+    ) -> Turn {
+        if header.is_reply() {
+            self.messages.reply(header, payload, fds.len());
+            return Turn::Goes;
+        }
+        let result = match Request::decode(header, payload, fds.len()) {
+            Ok(request) => self.obey(plug, header, request, payload.len(), fds),
+            Err(error) => {
+                tracing::warn!(command = header.command, %error, "a client's message is wrong");
+                Err(if error.is_fatal() { Refusal::Hang } else { EINVAL })
+            }
+        };
+        match result {
+            Ok(None) => Turn::Goes,
+            Ok(Some(reply)) => {
+                self.reply(header, &reply, Vec::new());
+                Turn::Goes
+            }
+            Err(Refusal::Errno(errno)) => {
+                self.reply(header, &Reply::Failed(errno), Vec::new());
+                Turn::Goes
+            }
+            Err(Refusal::Hang) => {
+                self.reply(header, &Reply::Failed(22), Vec::new());
+                self.outbox.flush();
+                Turn::Over
+            }
+        }
+    }
+
+    /// Queues a reply, if the client wants one.
+    pub(super) fn reply(&self, header: &Header, reply: &Reply<'_>, fds: Vec<Arc<OwnedFd>>) {
+        if header.wants_reply() {
+            let (id, command) = (header.message_id, header.command);
+            self.outbox.queue(|out| reply.encode(id, command, out), fds);
+        }
+    }
+
+    /// Does what a request asks; `None` if it is answered already, or later.
+    fn obey<'a>(
+        &mut self,
+        plug: &mut Plug,
+        header: &Header,
+        request: Request<'a>,
+        len: usize,
+        mut fds: Vec<OwnedFd>,
+    ) -> Result<Option<Reply<'a>>, Refusal> {
+        if self.is_greeted == matches!(request, Request::Version(_)) {
+            return Err(if self.is_greeted { EINVAL } else { Refusal::Hang });
+        }
+        match request {
+            Request::DmaMap(map) => {
+                return self
+                    .dma
+                    .map(&map, fds.pop())
+                    .map(|()| Some(Reply::Done))
+                    .map_err(Refusal::Errno);
+            }
+            Request::DmaUnmap(unmap) => {
+                self.dma.unmap(&unmap).map_err(Refusal::Errno)?;
+                return Ok(Some(Reply::DmaUnmap(unmap)));
+            }
+            // Whatever else comes may already rely on the new memory.
+            _ => self.apply_memory(plug),
+        }
+        match request {
+            Request::Version(version) => self.greet(&version, len).map(Some),
+            Request::DeviceGetInfo { .. } => Ok(Some(Reply::DeviceInfo(DeviceInfo {
+                flags: device_flags::RESET | device_flags::PCI,
+                regions: region_index::COUNT,
+                irqs: irq_index::COUNT,
+            }))),
+            Request::DeviceGetRegionInfo { argsz, index } => {
+                self.region_info(plug, header, argsz, index)
+            }
+            Request::DeviceGetRegionIoFds { argsz, index } => {
+                self.region_io_fds(plug, header, argsz, index)
+            }
+            Request::DeviceGetIrqInfo { index, .. } => irqs::info(plug, index).map(Some),
+            Request::DeviceSetIrqs(request) => {
+                irqs::set(plug, &request, fds)?;
+                Ok(Some(Reply::Done))
+            }
+            Request::RegionRead { offset, region, count } => {
+                self.region_read(plug, header, region, offset, count)
+            }
+            Request::RegionWrite { offset, region, data } => {
+                self.region_write(plug, region, offset, data)?;
+                let count = data.len() as u32;
+                Ok(Some(Reply::RegionWrite { offset, region, count }))
+            }
+            Request::RegionWriteMulti(writes) => {
+                for write in writes.iter() {
+                    self.region_write(plug, write.region, write.offset, write.data)?;
+                }
+                Ok(Some(Reply::RegionWriteMulti(writes.len() as u64)))
+            }
+            Request::DeviceReset => {
+                plug.function.reset(ResetKind::Machine);
+                Ok(Some(Reply::Done))
+            }
+            // Migration is not offered, and the rest goes the other way.
+            _ => Err(ENOTSUP),
+        }
+    }
+
+    fn greet(&mut self, version: &Version, len: usize) -> Result<Reply<'static>, Refusal> {
+        if version.major != 0 {
+            tracing::warn!(major = version.major, "a client of another protocol version");
+            return Err(Refusal::Hang);
+        }
+        self.is_greeted = true;
+        self.messages.set_max_transfer(version.capabilities.max_data_xfer_size);
+        // The client of Cloud Hypervisor, which takes any message for the answer it waits for, does
+        // not say this.
+        self.self_test.allow(version.capabilities.write_multiple);
+        let capabilities = Capabilities {
+            max_msg_fds: MAX_FDS as u64,
+            write_multiple: true,
+            ..Capabilities::default()
+        };
+        // Minor 0 is all that is needed, and QEMU refuses more than it proposed. Its buffer is as
+        // long as its request.
+        Ok(Reply::Version(Version { major: 0, minor: 0, capabilities }.fitted_to(len)))
+    }
+
+    /// Makes the changes of memory known; when this returns, nothing uses what was taken away.
+    pub(super) fn apply_memory(&mut self, plug: &mut Plug) {
+        if !self.dma.is_changed() {
+            return;
+        }
+        let removed = self.dma.apply(&plug.host.memory);
+        plug.function.memory_changed();
+        if removed && !plug.host.memory.synchronize(UNMAP_LIMIT) {
+            tracing::error!("a queue did not let go of memory that the client has unmapped");
+        }
+    }
+
+    pub(super) fn collect(&mut self, plug: &Plug) {
+        let Self { reads, outbox, .. } = self;
+        plug.completions.collect(|ticket, data| {
+            let Some(at) = reads.iter().position(|read| read.ticket == ticket) else {
+                return;
+            };
+            answer(outbox, &reads.swap_remove(at), data);
+        });
+    }
+
+    fn tick(&mut self, plug: &mut Plug) {
+        let now = Instant::now();
+        while let Some(at) = self.reads.iter().position(|read| read.deadline <= now) {
+            let read = self.reads.swap_remove(at);
+            tracing::error!(
+                region = read.region,
+                offset = read.offset,
+                "the function did not answer a read within {READ_LIMIT:?}; the driver gets ones"
+            );
+            answer(&self.outbox, &read, &vec![0xff; read.len]);
+        }
+        if self.messages.is_used() && self.next_tick.is_none_or(|at| at <= now) {
+            self.messages.expire(now);
+            self.next_tick = Some(now + DMA_TICK);
+        }
+        self.self_test_tick(plug, now);
+    }
+}
+
+fn answer(outbox: &Outbox, read: &WaitingRead, data: &[u8]) {
+    let reply = Reply::RegionRead { offset: read.offset, region: read.region, data };
+    let command = wire::vfio_user::command::REGION_READ;
+    outbox.queue(|out| reply.encode(read.message_id, command, out), Vec::new());
+}
