@@ -1,7 +1,7 @@
 //! The ways to reach a driver or a device, one file each, and the table of them.
 //!
-//! To add a transport: write its file, with a `TRANSPORT` entry, and name it in [`TRANSPORTS`]. The help text, `doctor` and the
-//! end-to-end rows come from the table.
+//! To add a transport: write its file, with a `TRANSPORT` entry, and name it in [`TRANSPORTS`]. The
+//! help text, `doctor` and the end-to-end rows come from the table.
 #![forbid(unsafe_code)]
 
 mod vfio_user;
