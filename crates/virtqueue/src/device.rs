@@ -10,7 +10,7 @@ pub(crate) use split::{SplitTables, split_header};
 
 use mem::{MemoryMap, Resolver};
 
-use crate::{Chain, ChainId, QueueError, QueuePosition, QueueSpec, RingFormat};
+use crate::{Chain, ChainId, InFlightLog, QueueError, QueuePosition, QueueSpec, RingFormat};
 use packed::PackedDevice;
 use split::SplitDevice;
 
@@ -79,6 +79,25 @@ impl DeviceQueue {
     /// As [`DeviceQueue::new`]; the queue must not be used then until a later call succeeds.
     pub fn rebind(&mut self, memory: &MemoryMap) -> Result<(), QueueError> {
         either!(mut self, ring => ring.rebind(memory, &self.spec))
+    }
+
+    /// Keeps a log of the chains in flight from now on, so that another process can go on where
+    /// this one is killed. If the log holds chains, [`DeviceQueue::take`] returns them first, in
+    /// the order they were taken, and the position is set by the log. To be called before anything
+    /// is taken.
+    ///
+    /// # Errors
+    /// [`QueueError::BadInFlightLog`] if it holds what no device would write.
+    pub fn attach_log(&mut self, log: InFlightLog) -> Result<(), QueueError> {
+        assert!(self.in_flight() == 0, "a log is attached before chains are taken");
+        let memory = log.memory_for(self.spec.format, self.spec.size)?;
+        either!(mut self, ring => ring.attach_log(memory))
+    }
+
+    /// Chains of an attached log that are still to be taken.
+    #[must_use]
+    pub fn to_take_again(&self) -> usize {
+        either!(self, ring => ring.to_take_again())
     }
 
     /// Takes the next chain, if there is one, and fills `chain` with its buffers. Indirect tables

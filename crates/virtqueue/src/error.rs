@@ -125,6 +125,9 @@ pub enum QueueError {
     #[error("used id {0} ends a batch that goes beyond the used index")]
     UsedOutOfOrder(u16),
 
+    /// A log of chains in flight that can't be what a device wrote.
+    #[error("the log of chains in flight {0}")]
+    BadInFlightLog(&'static str),
     /// The chains in flight don't fit the queue as it is to be restarted.
     #[error("the chains in flight do not fit the restarted queue")]
     RestartTooSmall,

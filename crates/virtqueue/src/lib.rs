@@ -22,11 +22,15 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate self as virtqueue;
+
 mod chain;
 mod device;
 mod driver;
 mod error;
 mod event;
+mod inflight;
 mod layout;
 mod spec;
 
@@ -34,6 +38,7 @@ pub use chain::{Chain, ChainId, Segment, lost_chains};
 pub use device::DeviceQueue;
 pub use driver::{DriverQueue, IndirectArea};
 pub use error::QueueError;
+pub use inflight::InFlightLog;
 pub use layout::{RingLayout, ring_layout};
 pub use spec::{PackedPoint, QueueAddresses, QueuePosition, QueueSpec, RingFormat};
 

@@ -28,6 +28,8 @@ struct Order {
     written: Box<[u32]>,
     first: usize,
     len: usize,
+    /// Whether one used element may stand for several chains.
+    batches: bool,
 }
 
 /// A used element that is due: it stands for `chains` chains, which take up `slots` descriptors,
@@ -49,6 +51,7 @@ impl Held {
                 written: vec![0; size].into_boxed_slice(),
                 first: 0,
                 len: 0,
+                batches: true,
             })
         });
         Self { entries: vec![Entry::default(); size].into_boxed_slice(), count: 0, order }
@@ -57,6 +60,13 @@ impl Held {
     #[inline]
     pub(super) fn count(&self) -> u16 {
         self.count
+    }
+
+    /// Gives every chain a used element of its own from now on.
+    pub(super) fn stop_batches(&mut self) {
+        if let Some(order) = &mut self.order {
+            order.batches = false;
+        }
     }
 
     /// Whether `id` may be taken now.
@@ -153,7 +163,7 @@ impl Order {
             }
             self.len -= 1;
             let next_done = self.len > 0 && entries[usize::from(self.ids[self.first])].done;
-            if !full || !next_done {
+            if !full || !next_done || !self.batches {
                 due(Due { id, written, chains, slots });
                 (chains, slots) = (0, 0);
             }

@@ -7,6 +7,7 @@ use super::held::Held;
 use super::indirect::IndirectReader;
 use crate::event::packed_crossed;
 use crate::event::packed_word::{self, Wish};
+use crate::inflight::{LogMemory, LoggedDescriptor, PackedLog, crash_point};
 use crate::{Chain, ChainId, PackedPoint, QueueError, QueuePosition, QueueSpec, Segment};
 
 /// The shared memory of a packed virtqueue, the same for both sides (VIRTIO 1.4, 2.8).
@@ -69,12 +70,15 @@ pub(super) struct PackedDevice {
     indirect: bool,
     held: Held,
     reader: Box<IndirectReader>,
+    log: Option<Box<PackedLog>>,
 }
 
 /// What the walk along a chain found.
 struct Walked {
     id: u16,
     slots: u16,
+    /// The chain's indirect table.
+    table: Option<Segment>,
 }
 
 impl PackedDevice {
@@ -106,6 +110,7 @@ impl PackedDevice {
             indirect: spec.indirect,
             held: Held::new(spec),
             reader: Box::new(IndirectReader::new()),
+            log: None,
         })
     }
 
@@ -118,6 +123,45 @@ impl PackedDevice {
         Ok(())
     }
 
+    pub(super) fn attach_log(&mut self, memory: LogMemory) -> Result<(), QueueError> {
+        let start = (self.available, self.used);
+        let (log, available, used) = PackedLog::recover(memory, start, &self.tables.ring)?;
+        (self.available, self.used) = (available, used);
+        self.taken = used.distance_to(available, self.size);
+        self.held.stop_batches();
+        self.log = Some(Box::new(log));
+        Ok(())
+    }
+
+    pub(super) fn to_take_again(&self) -> usize {
+        self.log.as_ref().map_or(0, |log| log.again.len())
+    }
+
+    /// Takes a chain that the log says was in flight, if there is one: from the log, because its
+    /// place in the ring may have been overwritten by used descriptors.
+    fn take_again(
+        &mut self,
+        memory: &mut Resolver,
+        chain: &mut Chain,
+    ) -> Result<Option<ChainId>, QueueError> {
+        let Some(log) = &mut self.log else { return Ok(None) };
+        let Some(logged) = log.again.waiting() else { return Ok(None) };
+        let (id, slots) = (logged.id, logged.descriptors.len() as u16);
+        for LoggedDescriptor { segment, flags } in &logged.descriptors {
+            if flags & flag::INDIRECT == 0 {
+                chain.push(*segment, flags & flag::WRITE != 0)?;
+            } else if slots > 1 || !self.indirect {
+                return Err(QueueError::BadInFlightLog("has an indirect table in a chain"));
+            } else {
+                self.reader.read_packed(memory, *segment, chain, self.size.into())?;
+            }
+        }
+        self.held.check_free(id)?;
+        self.held.insert(id, chain.check_bytes()?, slots);
+        log.again.take(id);
+        Ok(Some(ChainId::new(id)))
+    }
+
     #[inline]
     pub(super) fn take(
         &mut self,
@@ -125,6 +169,9 @@ impl PackedDevice {
         chain: &mut Chain,
     ) -> Result<Option<ChainId>, QueueError> {
         chain.clear();
+        if self.to_take_again() > 0 {
+            return self.take_again(memory, chain);
+        }
         let at = self.available;
         // Acquire: pairs with the driver's barrier before it writes the first descriptor's flags
         // (VIRTIO 1.4, 2.8.21.2), so the whole chain is visible.
@@ -132,12 +179,15 @@ impl PackedDevice {
         if !has_bits(flags, available_bits(at.wrap)) {
             return Ok(None);
         }
-        let Walked { id, slots } = self.walk(flags, memory, chain)?;
+        let Walked { id, slots, table } = self.walk(flags, memory, chain)?;
         self.held.check_free(id)?;
         let writable = chain.check_bytes()?;
         self.held.insert(id, writable, slots);
         self.available = at.advanced(slots, self.size);
         self.taken += slots;
+        if let Some(log) = &mut self.log {
+            write_log(log, id, chain, table);
+        }
         Ok(Some(ChainId::new(id)))
     }
 
@@ -167,12 +217,13 @@ impl PackedDevice {
                 }
                 let id = descriptor.id(Ordering::Relaxed);
                 self.reader.read_packed(memory, segment, chain, usize::from(self.size))?;
-                return Ok(Walked { id, slots });
+                return Ok(Walked { id, slots, table: Some(segment) });
             }
             chain.push(segment, flags & flag::WRITE != 0)?;
             if flags & flag::NEXT == 0 {
                 // The last descriptor carries the id of the whole chain (VIRTIO 1.4, 2.8.6).
-                return Ok(Walked { id: descriptor.id(Ordering::Relaxed), slots });
+                let id = descriptor.id(Ordering::Relaxed);
+                return Ok(Walked { id, slots, table: None });
             }
             index += 1;
             if index == ring.len() {
@@ -189,7 +240,13 @@ impl PackedDevice {
 
     #[inline]
     pub(super) fn untake(&mut self, id: ChainId) {
-        let slots = self.held.undo(id.finish());
+        let id = id.finish();
+        let slots = self.held.undo(id);
+        if let Some(log) = &mut self.log
+            && log.untake(id)
+        {
+            return;
+        }
         self.available = self.available.retreated(slots, self.size);
         self.taken -= slots;
     }
@@ -199,6 +256,7 @@ impl PackedDevice {
         let ring = &*self.tables.ring;
         let (used, taken) = (&mut self.used, &mut self.taken);
         let (unpublished, given) = (&mut self.unpublished, &mut self.given);
+        let log = &mut self.log;
         self.held.finish(id.finish(), written, |due| {
             let descriptor = &ring[usize::from(used.index)];
             descriptor.set_id(due.id, Ordering::Relaxed);
@@ -214,18 +272,28 @@ impl PackedDevice {
             *used = used.advanced(due.slots, self.size);
             *taken -= due.slots;
             *given += due.slots;
+            if let Some(log) = log {
+                log.give_back(due.id, *used);
+            }
         });
     }
 
     #[inline]
     pub(super) fn publish_used(&mut self) {
         if let Some((index, flags)) = self.unpublished.take() {
+            if let Some(log) = &mut self.log {
+                log.before_publication();
+            }
+            crash_point();
             // Release: the other used descriptors, this one's id and length, and the data in the
             // buffers before the flags; pairs with the driver's barrier after it finds the
             // descriptor used.
             self.tables.ring[usize::from(index)].set_flags(flags, Ordering::Release);
             let given = std::mem::take(&mut self.given);
             self.unsignalled = self.unsignalled.saturating_add(given.into());
+            if let Some(log) = &mut self.log {
+                log.published();
+            }
         }
     }
 
@@ -268,7 +336,7 @@ impl PackedDevice {
     pub(super) fn has_available(&self) -> bool {
         let at = self.available;
         let flags = self.tables.ring[usize::from(at.index)].flags(Ordering::Acquire);
-        has_bits(flags, available_bits(at.wrap))
+        has_bits(flags, available_bits(at.wrap)) || self.to_take_again() > 0
     }
 
     pub(super) fn position(&self) -> QueuePosition {
@@ -279,4 +347,17 @@ impl PackedDevice {
     pub(super) fn in_flight(&self) -> u16 {
         self.held.count()
     }
+}
+
+/// Notes a chain as it lay in the ring: its buffers, or its table.
+#[inline(never)]
+fn write_log(log: &mut PackedLog, id: u16, chain: &Chain, table: Option<Segment>) {
+    if let Some(segment) = table {
+        log.take(id, std::iter::once(LoggedDescriptor { segment, flags: flag::INDIRECT }));
+        return;
+    }
+    let readable = chain.readable().iter().map(|segment| (segment, 0));
+    let writable = chain.writable().iter().map(|segment| (segment, flag::WRITE));
+    let all = readable.chain(writable);
+    log.take(id, all.map(|(&segment, flags)| LoggedDescriptor { segment, flags }));
 }

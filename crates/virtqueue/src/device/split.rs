@@ -6,6 +6,7 @@ use super::flag;
 use super::held::Held;
 use super::indirect::IndirectReader;
 use crate::event::{SPLIT_NO_EVENT, split_crossed};
+use crate::inflight::{LogMemory, SplitLog, crash_point};
 use crate::{Chain, ChainId, QueueError, QueuePosition, QueueSpec, Segment};
 use split_header::{ENTRIES, FLAGS, INDEX};
 
@@ -78,6 +79,7 @@ pub(super) struct SplitDevice {
     indirect: bool,
     held: Held,
     reader: Box<IndirectReader>,
+    log: Option<Box<SplitLog>>,
 }
 
 impl SplitDevice {
@@ -103,6 +105,7 @@ impl SplitDevice {
             indirect: spec.indirect,
             held: Held::new(spec),
             reader: Box::new(IndirectReader::new()),
+            log: None,
         }
     }
 
@@ -115,6 +118,41 @@ impl SplitDevice {
         Ok(())
     }
 
+    pub(super) fn attach_log(&mut self, memory: LogMemory) -> Result<(), QueueError> {
+        let ring_used = u16::from_le(self.tables.used_header[INDEX].load(Ordering::Acquire));
+        let (log, used) = SplitLog::recover(memory, self.next_used, ring_used)?;
+        if let Some(used) = used {
+            // Whoever restarts us knows the used index at best; what is in flight was taken before.
+            (self.next_used, self.published) = (used, used);
+            self.next_available = used.wrapping_add(log.again.len() as u16);
+            self.seen_available = self.next_available;
+        }
+        self.held.stop_batches();
+        self.log = Some(Box::new(log));
+        Ok(())
+    }
+
+    pub(super) fn to_take_again(&self) -> usize {
+        self.log.as_ref().map_or(0, |log| log.again.len())
+    }
+
+    /// Takes a chain that the log says was in flight.
+    #[cold]
+    fn take_again(
+        &mut self,
+        head: u16,
+        memory: &mut Resolver,
+        chain: &mut Chain,
+    ) -> Result<Option<ChainId>, QueueError> {
+        self.held.check_free(head)?;
+        self.walk(head, memory, chain)?;
+        self.held.insert(head, chain.check_bytes()?, 1);
+        if let Some(log) = &mut self.log {
+            log.again.take(head);
+        }
+        Ok(Some(ChainId::new(head)))
+    }
+
     #[inline]
     pub(super) fn take(
         &mut self,
@@ -122,6 +160,11 @@ impl SplitDevice {
         chain: &mut Chain,
     ) -> Result<Option<ChainId>, QueueError> {
         chain.clear();
+        if let Some(log) = &self.log
+            && let Some(&head) = log.again.waiting()
+        {
+            return self.take_again(head, memory, chain);
+        }
         if self.next_available == self.seen_available && !self.look_again()? {
             return Ok(None);
         }
@@ -132,6 +175,9 @@ impl SplitDevice {
         let writable = chain.check_bytes()?;
         self.held.insert(head, writable, 1);
         self.next_available = self.next_available.wrapping_add(1);
+        if let Some(log) = &mut self.log {
+            log.take(head);
+        }
         Ok(Some(ChainId::new(head)))
     }
 
@@ -189,18 +235,28 @@ impl SplitDevice {
 
     #[inline]
     pub(super) fn untake(&mut self, id: ChainId) {
-        self.held.undo(id.finish());
+        let head = id.finish();
+        self.held.undo(head);
+        if let Some(log) = &mut self.log
+            && log.untake(head)
+        {
+            return;
+        }
         self.next_available = self.next_available.wrapping_sub(1);
     }
 
     #[inline]
     pub(super) fn give_back(&mut self, id: ChainId, written: u32) {
         let (next_used, used) = (&mut self.next_used, &*self.tables.used);
+        let log = &mut self.log;
         self.held.finish(id.finish(), written, |due| {
             let element = &used[usize::from(*next_used & self.mask)];
             element.set_id(due.id.into(), Ordering::Relaxed);
             element.set_len(due.written, Ordering::Relaxed);
             *next_used = next_used.wrapping_add(due.chains);
+            if let Some(log) = log {
+                log.give_back(due.id);
+            }
         });
     }
 
@@ -210,10 +266,14 @@ impl SplitDevice {
         if new == 0 {
             return;
         }
+        crash_point();
         // Release: the elements, and the data written to the buffers, before the index (VIRTIO 1.4,
         // 2.7.8.2); pairs with the driver's barrier after it loads the index.
         self.tables.used_header[INDEX].store(self.next_used.to_le(), Ordering::Release);
         self.published = self.next_used;
+        if let Some(log) = &mut self.log {
+            log.published(self.next_used);
+        }
         self.unsignalled = self.unsignalled.saturating_add(new.into());
     }
 
@@ -257,7 +317,7 @@ impl SplitDevice {
 
     #[inline]
     pub(super) fn has_available(&self) -> bool {
-        self.available_index(Ordering::Acquire) != self.next_available
+        self.available_index(Ordering::Acquire) != self.next_available || self.to_take_again() > 0
     }
 
     #[inline]

@@ -1,5 +1,5 @@
 //! Memory with rings in it, for tests that hold both sides.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 pub mod raw;
 
