@@ -436,6 +436,10 @@ fn packed_positions_as_peers_send_them() {
     assert!(!rig.device().has_available());
     rig.raw_descriptors(0, &[(DATA, 1, 0, USED)]);
     assert!(rig.device().has_available());
+    // After a lap whose last chain went round the end: the first descriptor was in its middle.
+    rig.raw_descriptors(0, &[(DATA, 1, 0, AVAIL)]);
+    rig.raw_descriptors(5, &[(DATA, 1, 0, AVAIL | USED)]);
+    assert!(!rig.device().has_available());
     // Only the available half of a ring on its first lap.
     let mut spec = plain(RingFormat::Packed, 7);
     spec.start_at = QueuePosition(0x8003);

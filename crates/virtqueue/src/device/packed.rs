@@ -89,11 +89,12 @@ impl PackedDevice {
     pub(super) fn from_tables(tables: PackedTables, spec: &QueueSpec) -> Result<Self, QueueError> {
         let (mut available, mut used) = spec.packed_start()?;
         // Position 0 is what some drivers say of a fresh ring, and also where a ring stands after
-        // an odd number of laps. After a lap the first descriptor has been used with wrap counter
-        // 1, so its USED bit is set; in a fresh ring it is not, whether or not a chain was made
-        // available there.
+        // an odd number of laps. After a lap some descriptor has been used with wrap counter 1, so
+        // its USED bit is set, though perhaps not that of the first one: it may have been in the
+        // middle of a chain or of an IN_ORDER batch. In a fresh ring no USED bit is set, whether or
+        // not chains were made available there.
         if spec.start_at == QueuePosition(0)
-            && tables.ring[0].flags(Ordering::Acquire) & flag::USED == 0
+            && tables.ring.iter().all(|d| d.flags(Ordering::Acquire) & flag::USED == 0)
         {
             (available, used) = (PackedPoint::START, PackedPoint::START);
         }
