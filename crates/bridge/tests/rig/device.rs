@@ -2,7 +2,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use mem::{AddressSpace, DriverAddress, MapReader};
+use mem::{AddressSpace, MapReader};
 use sys::EventFd;
 use virtio::{
     DeviceError, DeviceEvent, DeviceType, EventSink, EventSource, Features, Identity, Notifier,
@@ -251,9 +251,14 @@ impl EchoQueue {
         true
     }
 
-    /// Completes all that was begun.
+    /// Completes all that was begun, or in order takes it that it was not.
     fn finish(mut self) -> QueuePosition {
         self.memory.enter();
+        if self.in_order {
+            while let Some((id, _)) = self.kept.pop() {
+                self.queue.untake(id);
+            }
+        }
         self.give_back(true);
         self.queue.position()
     }
@@ -298,10 +303,4 @@ impl Task for EchoQueue {
     fn disarm(&mut self) {
         self.queue.disarm_kick();
     }
-}
-
-/// Address of the first buffer beyond everything the device was given.
-pub fn outside(setup: &QueueSetup) -> DriverAddress {
-    let map = setup.memory.current();
-    DriverAddress(map.regions().last().map_or(0, mem::Region::end) + 4096)
 }

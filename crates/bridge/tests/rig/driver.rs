@@ -10,7 +10,7 @@ use virtqueue::{
 };
 
 use super::guest::{DATA, DATA_BYTES, Guest, POISON, RINGS_BYTES};
-use super::{Case, Dice, event, pattern};
+use super::{Case, Dice, LIMIT, event, pattern};
 
 /// Data memory per request.
 pub const SLOT_BYTES: u64 = 128 << 10;
@@ -18,8 +18,6 @@ pub const SLOT_BYTES: u64 = 128 << 10;
 pub const SLOTS: u64 = DATA_BYTES / SLOT_BYTES;
 /// What the driver's buffers hold before the device writes.
 pub const CANARY: u8 = 0xee;
-/// Longer than any test takes; only reached when something hangs.
-const LIMIT: Duration = Duration::from_secs(20);
 
 /// A request under way.
 #[derive(Debug)]
@@ -120,6 +118,11 @@ impl TestDriver {
             assert!(Instant::now() < deadline, "stuck after {} with {left} left", self.done);
             between(self.done);
         }
+    }
+
+    /// Makes no requests with data from this address on.
+    pub fn forget_slots_from(&mut self, at: u64) {
+        self.free.retain(|slot| DATA + (slot + 1) * SLOT_BYTES <= at);
     }
 
     pub fn publish(&mut self) {

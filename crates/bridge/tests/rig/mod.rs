@@ -7,15 +7,19 @@ pub mod driver;
 pub mod guest;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bridge::{BridgeOptions, Mode, Shadow};
-use sys::EventFd;
-use virtio::{Features, Notifier, QueueSetup, VirtioDevice};
+use sys::{Epoll, EventFd, Interest};
+use virtio::{DeviceEvent, Features, Notifier, QueueSetup, VirtioDevice};
 use virtqueue::RingFormat;
 
 use device::{EchoDevice, EchoHandle};
 use driver::TestDriver;
 use guest::Guest;
+
+/// Longer than anything takes; only reached when something hangs.
+pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// What is put together.
 #[derive(Clone, Debug)]
@@ -29,13 +33,23 @@ pub struct Case {
     /// Chains before the one the ring begins at.
     pub begin: u16,
     pub remote: bool,
+    /// The device only notes that its queues were started: the test plays it.
+    pub passive: bool,
 }
 
 impl Case {
     pub fn new(mode: Mode) -> Self {
         let options = BridgeOptions { mode, ..BridgeOptions::default() };
         let none = Features::NONE;
-        Self { options, driver: none, device: none, size: 64, begin: 0, remote: false }
+        Self {
+            options,
+            driver: none,
+            device: none,
+            size: 64,
+            begin: 0,
+            remote: false,
+            passive: false,
+        }
     }
 
     pub fn driver_format(&self) -> RingFormat {
@@ -62,6 +76,7 @@ impl Bench {
 
     pub fn with_guest(case: &Case, guest: Guest) -> Self {
         let (device, handle) = EchoDevice::new(case.device | Features::VERSION_1, case.size);
+        handle.shared.state.lock().unwrap().passive = case.passive;
         let mut shadow = Shadow::new(Box::new(device), "echo", case.options.clone()).unwrap();
         shadow.set_memory(&guest.space).unwrap();
         let features = case.driver | Features::VERSION_1;
@@ -76,6 +91,25 @@ impl Bench {
     pub fn start(&mut self) {
         let setup = self.setup();
         self.shadow.start_queue(setup).unwrap();
+    }
+
+    /// The next events of the device, as its driver end sees them.
+    pub fn events(&mut self) -> Vec<DeviceEvent> {
+        let epoll = Epoll::new().unwrap();
+        epoll.add(self.shadow.control_fd().unwrap(), 0, Interest::Read).unwrap();
+        let mut ready = Vec::new();
+        epoll.wait(&mut ready, Some(LIMIT)).unwrap();
+        assert!(!ready.is_empty(), "the device has nothing to say");
+        self.shadow.control_ready()
+    }
+
+    /// Resets the device and shows it a fresh driver.
+    pub fn begin_again(&mut self, case: &Case) {
+        self.shadow.reset().unwrap();
+        self.shadow.set_memory(&self.guest.space).unwrap();
+        self.shadow.accept_features(self.features).unwrap();
+        self.driver = TestDriver::new(&self.guest, case, self.features);
+        self.start();
     }
 
     pub fn setup(&self) -> QueueSetup {
