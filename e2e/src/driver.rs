@@ -126,8 +126,8 @@ fn vhost_user_device<'l>(plan: Plan<'l>, to: &Attach<'_>) -> Result<Plan<'l>> {
 
 /// viaduct's PCI function behind a port of its own. QEMU takes the socket's address as JSON only.
 fn vfio_user_device<'l>(plan: Plan<'l>, socket: &Path) -> Plan<'l> {
-    plan.device("pcie-root-port,id=port,chassis=1").device(format!(
-        r#"{{"driver":"vfio-user-pci","bus":"port","socket":{{"type":"unix","path":"{}"}}}}"#,
+    plan.device("pcie-root-port,id=rp0,chassis=1").device(format!(
+        r#"{{"driver":"vfio-user-pci","bus":"rp0","socket":{{"type":"unix","path":"{}"}}}}"#,
         socket.display()
     ))
 }

@@ -48,15 +48,25 @@ pub(crate) struct Situation {
     reach: Reach,
     features: Features,
     regions: usize,
-    /// Some of the driver's memory can only be reached by messages.
+    /// Most of the driver's memory can only be reached by messages.
     remote: bool,
 }
 
 impl Situation {
     pub(crate) fn new(reach: Reach, identity: &Identity, map: Option<&MemoryMap>) -> Self {
         let regions = map.map_or(&[][..], MemoryMap::regions);
-        let remote = regions.iter().any(|region| matches!(region.backing, Backing::Remote(_)));
-        Self { reach, features: identity.features, regions: regions.len(), remote }
+        // A machine whose RAM is shared still has ROMs and video memory that are not.
+        let (mut mapped, mut remote, mut count) = (0, 0, 0);
+        for region in regions {
+            match region.backing {
+                Backing::Mapped { .. } => {
+                    mapped += region.len;
+                    count += 1;
+                }
+                Backing::Remote(_) => remote += region.len,
+            }
+        }
+        Self { reach, features: identity.features, regions: count, remote: remote > mapped }
     }
 
     /// Why the device can't work on the driver's rings itself.

@@ -149,7 +149,12 @@ impl DmaMaps {
     /// Makes `space` what the mappings say; returns whether something was taken away.
     pub fn apply(&mut self, space: &AddressSpace) -> bool {
         self.changed = false;
-        let regions = self.maps.iter().filter_map(|(at, map)| self.region(*at, map)).collect();
+        let mut regions: Vec<Region> = Vec::with_capacity(self.maps.len());
+        for region in self.maps.iter().filter_map(|(at, map)| self.region(*at, map)) {
+            if !regions.last_mut().is_some_and(|last| joined(last, &region)) {
+                regions.push(region);
+            }
+        }
         match MemoryMap::new(regions) {
             Ok(map) => space.replace(map),
             // Ranges were checked one by one when they came.
@@ -186,4 +191,23 @@ impl DmaMaps {
             (!is_copy).then_some((*at, map.len, file, *offset))
         })
     }
+}
+
+/// Makes `last` longer by `next` if that goes on where it ends, in the address space and in the
+/// file. Firmware cuts the first megabyte of a machine into many pieces, an IOMMU everything into
+/// pages; devices take few regions.
+fn joined(last: &mut Region, next: &Region) -> bool {
+    let is_next = match (&last.backing, &next.backing) {
+        (
+            Backing::Mapped { mapping, offset },
+            Backing::Mapped { mapping: next_mapping, offset: next_offset },
+        ) => Arc::ptr_eq(mapping, next_mapping) && *offset as u64 + last.len == *next_offset as u64,
+        (Backing::Remote(_), Backing::Remote(_)) => true,
+        _ => false,
+    };
+    let joins = is_next && last.end() == next.start.0 && last.access == next.access;
+    if joins {
+        last.len += next.len;
+    }
+    joins
 }
