@@ -195,7 +195,7 @@ fn bare(lab: &Lab, load: Load) -> Result<Sample> {
     let mut guest = Guest::new(MEMORY, load.regions)?;
     let spec = guest.queue(load.format, load.size);
     let base = guest.allocate(usize::from(load.size) * 4096).0;
-    let buffers = Buffers { base, stride: 4096, len: LEN };
+    let buffers = Buffers { base, stride: 4096, chain: &[(LEN, true)] };
     let map = guest.map();
     let mut driver = RawDriver::new(&map, &spec)?;
     let mut device = RawDevice::new(&map, &spec)?;
@@ -213,10 +213,11 @@ fn bare(lab: &Lab, load: Load) -> Result<Sample> {
                 if std::hint::black_box(&regions).iter().find(fits).is_some() {
                     bytes += u64::from(len);
                 }
+                len
             });
             served.into()
         });
-        driver.take_used(load.batch);
+        driver.take_used(load.batch, &buffers);
     }
     anyhow::ensure!(bytes == busy.units * u64::from(LEN), "every buffer was resolved");
     Ok(vec![lab.ns(busy.per_unit())])

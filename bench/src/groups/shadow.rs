@@ -1,61 +1,85 @@
 //! Relaying descriptors between two rings: the bridge's data path without any device.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
-use virtqueue::{QueueSpec, RingFormat};
+use anyhow::{Context, Result, ensure};
+use bridge::{BridgeParts, CopyMover, Mover, QueueBridge, RateLimits, TranslateMover};
+use mem::{DriverAddress, Mapping};
+use sys::EventFd;
+use virtio::{EventSource, Notifier};
+use virtqueue::{DeviceQueue, DriverQueue, QueueSpec, RingFormat};
+use worker::{Progress, Task};
 
-use crate::contest::{self, Cores, Entrant, Sample};
+use crate::contest::{self, Cores, Entrant, Outcome, Sample};
 use crate::lab::Lab;
-use crate::memory::{BASE, Guest};
+use crate::memory::Guest;
+use crate::placement::Label;
+use crate::plot::Plot;
 use crate::raw::{Buffers, RawDevice, RawDriver, RawRelay};
-use crate::report::{Measure, Report};
-use crate::threads::{Busy, Window, on_both};
+use crate::report::{Bound, Measure, Report, Target};
+use crate::threads::{Busy, on_both};
 
 const SIZE: u16 = 1024;
 const BURST: u16 = 32;
 const MEMORY: usize = 64 << 20;
-/// Added to every address on the way down, so that a forgotten translation does not work.
-pub const SHIFT: u64 = 0x0700_0000_0000;
+/// Where the pool of a copying bridge appears to the device.
+const POOL: u64 = 0x0700_0000_0000;
+
+/// One small buffer.
+const SMALL: &[(u32, bool)] = &[(64, true)];
+/// A block request: header, data, status.
+const BLOCK: &[(u32, bool)] = &[(16, false), (4096, true), (1, true)];
+
+const MEASURES: &[Measure] = &[
+    Measure { name: "bridge ns/chain", digits: 1 },
+    Measure { name: "million chains/s", digits: 2 },
+    Measure { name: "busy", digits: 2 },
+];
 
 /// Two rings and the buffers of the first.
-pub struct Scene {
-    /// The memory all is in.
-    pub guest: Guest,
+struct Scene {
+    guest: Guest,
     /// The driver's ring.
-    pub a: QueueSpec,
+    a: QueueSpec,
     /// The device's ring.
-    pub b: QueueSpec,
-    /// What the driver offers.
-    pub buffers: Buffers,
+    b: QueueSpec,
+    buffers: Buffers,
 }
 
+/// What goes through.
+#[derive(Clone, Copy)]
+struct Load {
+    formats: (RingFormat, RingFormat),
+    chain: &'static [(u32, bool)],
+    in_flight: u16,
+}
+
+const USUAL: Load =
+    Load { formats: (RingFormat::Split, RingFormat::Split), chain: SMALL, in_flight: 512 };
+
 impl Scene {
-    /// Rings of these formats in fresh memory.
-    pub fn new(a: RingFormat, b: RingFormat) -> Result<Self> {
+    fn new(load: Load) -> Result<Self> {
         let mut guest = Guest::new(MEMORY, 4)?;
-        let (a, b) = (guest.queue(a, SIZE), guest.queue(b, SIZE));
+        let (a, b) = (guest.queue(load.formats.0, SIZE), guest.queue(load.formats.1, SIZE));
         let base = guest.allocate(usize::from(SIZE) * 4096).0;
-        assert!(base >= BASE);
-        Ok(Self { guest, a, b, buffers: Buffers { base, stride: 4096, len: 64 } })
+        Ok(Self { guest, a, b, buffers: Buffers { base, stride: 4096, chain: load.chain } })
     }
 
-    /// Both ends on one core, `poll` on the other, for a window; returns busy ns per descriptor and
-    /// million descriptors a second.
-    pub fn measure(
+    /// Both ends on one core, `poll` on the other, for a window.
+    fn measure(
         &self,
         lab: &Lab,
         in_flight: u16,
-        window: fn(&Lab) -> Window,
         mut poll: impl FnMut() -> Result<u64> + Send,
     ) -> Result<Sample> {
         let stop = AtomicBool::new(false);
         let map = self.guest.map();
-        let (mut driver, mut device) =
-            (RawDriver::new(&map, &self.a)?, RawDevice::new(&map, &self.b)?);
+        let mut driver = RawDriver::new(&map, &self.a)?;
+        let mut device = RawDevice::new(&map, &self.b)?;
         let (bridge, (done, seconds)) = on_both(
             || {
-                let window = window(lab);
+                let window = lab.open();
                 let mut busy = Busy::default();
                 let mut outcome = Ok(());
                 while window.is_open() && outcome.is_ok() {
@@ -73,49 +97,162 @@ impl Scene {
                 let start = std::time::Instant::now();
                 let (mut out, mut done) = (0, 0u64);
                 while !stop.load(Ordering::Relaxed) {
-                    let used = driver.take_used(BURST);
+                    let used = driver.take_used(BURST, &self.buffers);
                     out -= used;
                     done += u64::from(used);
                     let more = (in_flight - out).min(BURST);
                     driver.offer(more, &self.buffers);
                     out += more;
-                    device.serve(BURST, |addr, _| {
+                    // All of a readable buffer is read and all of a writable one written, as far as
+                    // the ring can tell.
+                    device.serve(BURST, |addr, len| {
                         std::hint::black_box(addr);
+                        if self.buffers.chain.len() == 1 { len } else { 0 }
                     });
                 }
                 (done, start.elapsed().as_secs_f64())
             },
         )?;
         let bridge = bridge?;
+        ensure!(done > 0, "nothing came through");
         Ok(vec![
-            lab.ns(bridge.busy as f64 / done.max(1) as f64),
+            lab.ns(bridge.busy as f64 / done as f64),
             done as f64 / seconds / 1e6,
             bridge.fraction(),
         ])
     }
 }
 
-/// What [`Scene::measure`] finds.
-pub const MEASURES: &[Measure] = &[
-    Measure { name: "bridge ns/descriptor", digits: 1 },
-    Measure { name: "million descriptors/s", digits: 1 },
-    Measure { name: "busy", digits: 2 },
-];
-
 /// The bare relay for one window.
-fn bare(lab: &Lab, format: RingFormat, in_flight: u16) -> Result<Sample> {
-    let scene = Scene::new(format, format)?;
-    let mut relay = RawRelay::new(&scene.guest.map(), &scene.a, &scene.b, SHIFT)?;
-    scene.measure(lab, in_flight, Lab::open, || relay.poll(BURST))
+fn bare(lab: &Lab, load: Load) -> Result<Sample> {
+    let scene = Scene::new(load)?;
+    let mut relay = RawRelay::new(&scene.guest.map(), &scene.a, &scene.b, POOL)?;
+    scene.measure(lab, load.in_flight, || relay.poll(BURST))
+}
+
+/// A bridge that hands addresses on, for one window.
+fn translate(lab: &Lab, load: Load) -> Result<Sample> {
+    let scene = Scene::new(load)?;
+    bridged(lab, &scene, load, TranslateMover::new())
+}
+
+/// A bridge that copies through a pool, for one window.
+fn copy(lab: &Lab, load: Load) -> Result<Sample> {
+    let scene = Scene::new(load)?;
+    let bytes = bridge::DEFAULT_POOL_BYTES;
+    let pool = Mapping::new_memfd("pool", bytes)?;
+    mem::Span::of_mapping(&pool, 0, bytes).context("the whole pool")?.zero();
+    let mover = CopyMover::new(pool, 0, bytes, DriverAddress(POOL), SIZE);
+    bridged(lab, &scene, load, mover)
+}
+
+fn bridged<M: Mover>(lab: &Lab, scene: &Scene, load: Load, mover: M) -> Result<Sample> {
+    let map = scene.guest.map();
+    let (events, _source) = EventSource::new()?;
+    let mut bridge = QueueBridge::new(BridgeParts {
+        index: 0,
+        name: "bench".into(),
+        driver: DeviceQueue::new(&map, &scene.a)?,
+        memory: scene.guest.space.reader(),
+        kick: None,
+        call: Notifier::none(),
+        device: DriverQueue::new(&map, &scene.b, None)?,
+        device_memory: map,
+        device_kick: Arc::new(EventFd::new()?),
+        device_call: Arc::new(EventFd::new()?),
+        mover,
+        limits: RateLimits::default(),
+        observer: None,
+        counters: Arc::default(),
+        events,
+    });
+    scene.measure(lab, load.in_flight, || match bridge.poll(BURST.into()) {
+        Progress::Worked => Ok(1),
+        Progress::Idle => Ok(0),
+        Progress::Finished => anyhow::bail!("the bridge stopped"),
+    })
 }
 
 /// Runs all measurements of this group.
 pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
+    descriptors(lab, report)?;
+    requests(lab, report)?;
+    depth(lab, report)
+}
+
+/// Rows 8 and 9: the rate of one core.
+fn descriptors(lab: &Lab, report: &mut Report) -> Result<()> {
+    use RingFormat::{Packed, Split};
+    let formats = [(Split, Split), (Packed, Packed), (Split, Packed), (Packed, Split)];
+    let with = |formats| Load { formats, ..USUAL };
+    let mut entrants: Vec<Entrant<'_>> = formats
+        .iter()
+        .map(|&(a, b)| {
+            Entrant::new(format!("translate {a} to {b}"), move || translate(lab, with((a, b))))
+        })
+        .collect();
+    for &(a, b) in &formats[..2] {
+        entrants.push(Entrant::new(format!("bare relay {a}"), move || bare(lab, with((a, b)))));
+    }
+    let outcome = contest::run(lab, Cores::Two, 5, entrants)?;
+    report.table("one buffer a chain, no data copied, 512 in flight", &outcome, MEASURES);
+    for label in outcome.labels() {
+        let bound = Bound::AtLeast;
+        let same = Target { row: "8", label, bound, floor: 0.6, aim: 0.9 };
+        let mixed = Target { row: "9", label, bound, floor: 0.5, aim: 0.75 };
+        for (pair, to) in [((0, 4), same), ((1, 5), same), ((2, 4), mixed), ((3, 5), mixed)] {
+            report.ratio(&outcome, 1, pair, to);
+        }
+    }
+    Ok(())
+}
+
+/// Row 10: what a block request costs more because of us.
+fn requests(lab: &Lab, report: &mut Report) -> Result<()> {
+    let load = |formats| Load { formats, chain: BLOCK, in_flight: 256 };
+    let same = |format| load((format, format));
     let entrants = vec![
-        Entrant::new("bare relay split", || bare(lab, RingFormat::Split, 512)),
-        Entrant::new("bare relay packed", || bare(lab, RingFormat::Packed, 512)),
+        Entrant::new("translate split", move || translate(lab, same(RingFormat::Split))),
+        Entrant::new("translate packed", move || translate(lab, same(RingFormat::Packed))),
+        Entrant::new("copy split", move || copy(lab, same(RingFormat::Split))),
     ];
     let outcome = contest::run(lab, Cores::Two, 5, entrants)?;
-    report.table("descriptors relayed, no data copied, 512 in flight", &outcome, MEASURES);
+    let title = "block requests of three buffers, 256 in flight (copy: the header's 16 bytes)";
+    report.table(title, &outcome, MEASURES);
+    for label in outcome.labels() {
+        let (floor, aim) = if label == Label::Near { (120.0, 40.0) } else { (f64::MAX, 150.0) };
+        let to = Target { row: "10", label, bound: Bound::AtMost, floor, aim };
+        for entrant in 0..2 {
+            if let Some(spread) = outcome.spread(label, entrant, 0) {
+                let what = format!("ns per request, {}", outcome.names[entrant]);
+                report.value(&what, spread.median, to);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How cost and rate depend on how many chains are under way.
+fn depth(lab: &Lab, report: &mut Report) -> Result<()> {
+    const DEPTHS: &[u16] = &[1, 4, 16, 64, 256, 1000];
+    let entrants = DEPTHS.iter().map(|&in_flight| {
+        Entrant::new(format!("{in_flight} in flight"), move || {
+            let mut all = Vec::new();
+            for format in [RingFormat::Split, RingFormat::Packed] {
+                let load = Load { formats: (format, format), in_flight, ..USUAL };
+                all.push(1e3 / translate(lab, load)?[1]);
+            }
+            Ok(all)
+        })
+    });
+    let outcome: Outcome = contest::run(lab, Cores::Two, 3, entrants.collect())?;
+    let measures = [
+        Measure { name: "split ns/chain", digits: 1 },
+        Measure { name: "packed ns/chain", digits: 1 },
+    ];
+    let title = "time per chain through a translating bridge, by chains in flight";
+    let plot = Plot::new("shadow-depth", title, "chains in flight", "ns per chain");
+    let points: Vec<f64> = DEPTHS.iter().map(|&depth| f64::from(depth)).collect();
+    report.curve(plot, &points, &outcome, &measures);
     Ok(())
 }

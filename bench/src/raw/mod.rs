@@ -28,21 +28,37 @@ pub enum RawDevice {
     Packed(packed::Device),
 }
 
-/// The buffers a driver offers: slot `i` of the ring has `stride * i` bytes from `base` on.
+/// The chains a driver offers: descriptor `i` of the ring names `stride * i` bytes from `base` on.
 #[derive(Clone, Copy)]
 pub struct Buffers {
     /// Address of the first.
     pub base: u64,
     /// From one to the next, in bytes.
     pub stride: u64,
-    /// Length of each in bytes.
-    pub len: u32,
+    /// The buffers of each chain: length in bytes, and whether the device writes there.
+    pub chain: &'static [(u32, bool)],
+}
+
+/// Bits of a descriptor's flags, the same in both formats.
+mod flag {
+    /// The chain goes on.
+    pub const NEXT: u16 = 1;
+    /// The device writes this buffer.
+    pub const WRITE: u16 = 2;
 }
 
 impl Buffers {
     #[inline]
     fn at(&self, slot: u16) -> u64 {
         self.base + self.stride * u64::from(slot)
+    }
+
+    /// Flags of buffer `index` of a chain.
+    #[inline]
+    fn flags(&self, index: usize) -> u16 {
+        let next = if index + 1 < self.chain.len() { flag::NEXT } else { 0 };
+        let write = if self.chain[index].1 { flag::WRITE } else { 0 };
+        next | write
     }
 }
 
@@ -55,7 +71,7 @@ impl RawDriver {
         })
     }
 
-    /// Offers `count` buffers, of which there must be as many free, and publishes them.
+    /// Offers `count` chains, for which there must be room, and publishes them.
     #[inline]
     pub fn offer(&mut self, count: u16, buffers: &Buffers) {
         match self {
@@ -64,12 +80,12 @@ impl RawDriver {
         }
     }
 
-    /// Takes back at most `most` used buffers; returns how many.
+    /// Takes back at most `most` used chains of the shape of `buffers`; returns how many.
     #[inline]
-    pub fn take_used(&mut self, most: u16) -> u16 {
+    pub fn take_used(&mut self, most: u16, buffers: &Buffers) -> u16 {
         match self {
             Self::Split(driver) => driver.take_used(most),
-            Self::Packed(driver) => driver.take_used(most),
+            Self::Packed(driver) => driver.take_used(most, buffers.chain.len() as u16),
         }
     }
 }
@@ -86,7 +102,7 @@ impl RawDevice {
     /// Uses up at most `most` chains of one buffer each, `look`ing at address and length; returns
     /// how many.
     #[inline]
-    pub fn serve(&mut self, most: u16, look: impl FnMut(u64, u32)) -> u16 {
+    pub fn serve(&mut self, most: u16, look: impl FnMut(u64, u32) -> u32) -> u16 {
         match self {
             Self::Split(device) => device.serve(most, look),
             Self::Packed(device) => device.serve(most, look),

@@ -3,7 +3,7 @@ use mem::sync::Ordering;
 use mem::{Backing, MemoryMap};
 use virtqueue::{PackedPoint, QueueSpec, RingFormat};
 
-use super::{packed, split};
+use super::{flag, packed, split};
 
 /// Relays descriptors from ring A, whose device it is, to ring B, whose driver it is, and used ones
 /// back: the least that a shadow ring can cost with every address checked and translated. Both
@@ -149,7 +149,7 @@ fn poll_packed(
         sink.set_len(len, Ordering::Relaxed);
         sink.set_id(to.index, Ordering::Relaxed);
         ids[usize::from(to.index)] = source.id(Ordering::Relaxed);
-        b.set_available(to);
+        b.set_available(to, source.flags(Ordering::Relaxed) & flag::WRITE);
         (from, to) = (a.next(from), b.next(to));
         out += 1;
         down += 1;

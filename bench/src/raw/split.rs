@@ -4,8 +4,10 @@ use mem::sync::{AtomicU16, Ordering};
 use mem::{DriverAddress, MemoryMap, Table};
 use virtqueue::QueueSpec;
 
-use super::Buffers;
+use super::{Buffers, flag};
 
+/// Position of the flags; 1 there asks for no notifications.
+const FLAGS: usize = 0;
 /// Position of the index in the available ring and in the used ring's header, in 16-bit units.
 const INDEX: usize = 1;
 /// Position of the first entry.
@@ -31,6 +33,16 @@ impl Ring {
             used: map.table(DriverAddress(at.device.0 + 4), size)?,
             mask: spec.size - 1,
         })
+    }
+
+    /// Asks the device for no interrupts.
+    fn no_interrupts(&self) {
+        self.available[FLAGS].store(1, Ordering::Relaxed);
+    }
+
+    /// Asks the driver for no notifications.
+    fn no_kicks(&self) {
+        self.used_header[FLAGS].store(1, Ordering::Relaxed);
     }
 
     #[inline]
@@ -85,22 +97,34 @@ pub struct Driver {
     ring: Ring,
     available: u16,
     used: u16,
+    /// First descriptor of the next chain.
+    slot: u16,
 }
 
 impl Driver {
     pub fn new(map: &MemoryMap, spec: &QueueSpec) -> Result<Self> {
-        Ok(Self { ring: Ring::new(map, spec)?, available: 0, used: 0 })
+        let ring = Ring::new(map, spec)?;
+        ring.no_interrupts();
+        Ok(Self { ring, available: 0, used: 0, slot: 0 })
     }
 
     #[inline]
     pub fn offer(&mut self, count: u16, buffers: &Buffers) {
+        let length = buffers.chain.len() as u16;
         for _ in 0..count {
-            let slot = self.available & self.ring.mask;
-            let descriptor = &self.ring.descriptors[usize::from(slot)];
-            descriptor.set_addr(buffers.at(slot), Ordering::Relaxed);
-            descriptor.set_len(buffers.len, Ordering::Relaxed);
-            descriptor.set_flags(0, Ordering::Relaxed);
-            self.ring.set_available(self.available, slot);
+            if self.slot + length > self.ring.mask + 1 {
+                self.slot = 0;
+            }
+            let head = self.slot;
+            for (index, (len, _)) in buffers.chain.iter().enumerate() {
+                let descriptor = &self.ring.descriptors[usize::from(self.slot)];
+                descriptor.set_addr(buffers.at(self.slot), Ordering::Relaxed);
+                descriptor.set_len(*len, Ordering::Relaxed);
+                descriptor.set_flags(buffers.flags(index), Ordering::Relaxed);
+                self.slot += 1;
+                descriptor.set_next(self.slot, Ordering::Relaxed);
+            }
+            self.ring.set_available(self.available, head);
             self.available = self.available.wrapping_add(1);
         }
         if count > 0 {
@@ -123,17 +147,27 @@ pub struct Device {
 
 impl Device {
     pub fn new(map: &MemoryMap, spec: &QueueSpec) -> Result<Self> {
-        Ok(Self { ring: Ring::new(map, spec)?, next: 0 })
+        let ring = Ring::new(map, spec)?;
+        ring.no_kicks();
+        Ok(Self { ring, next: 0 })
     }
 
     #[inline]
-    pub fn serve(&mut self, most: u16, mut look: impl FnMut(u64, u32)) -> u16 {
+    pub fn serve(&mut self, most: u16, mut look: impl FnMut(u64, u32) -> u32) -> u16 {
         let count = self.ring.available_index().wrapping_sub(self.next).min(most);
         for _ in 0..count {
             let head = self.ring.available(self.next);
-            let descriptor = &self.ring.descriptors[usize::from(head & self.ring.mask)];
-            look(descriptor.addr(Ordering::Relaxed), descriptor.len(Ordering::Relaxed));
-            self.ring.set_used(self.next, head.into(), 0);
+            let (mut at, mut written) = (head, 0);
+            loop {
+                let descriptor = &self.ring.descriptors[usize::from(at & self.ring.mask)];
+                let addr = descriptor.addr(Ordering::Relaxed);
+                written += look(addr, descriptor.len(Ordering::Relaxed));
+                if descriptor.flags(Ordering::Relaxed) & flag::NEXT == 0 {
+                    break;
+                }
+                at = descriptor.next(Ordering::Relaxed);
+            }
+            self.ring.set_used(self.next, head.into(), written);
             self.next = self.next.wrapping_add(1);
         }
         if count > 0 {
