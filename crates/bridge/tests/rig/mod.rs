@@ -103,6 +103,16 @@ impl Bench {
         self.shadow.control_ready()
     }
 
+    /// Waits until the bridge has notified the device, which the test plays.
+    pub fn wait_for_kick(&self) {
+        let kick = self.device.setup().kick.unwrap();
+        let epoll = Epoll::new().unwrap();
+        epoll.add(&*kick, 0, Interest::Read).unwrap();
+        let mut ready = Vec::new();
+        epoll.wait(&mut ready, Some(LIMIT)).unwrap();
+        assert!(!ready.is_empty(), "no notification for the device");
+    }
+
     /// Resets the device and shows it a fresh driver.
     pub fn begin_again(&mut self, case: &Case) {
         self.shadow.reset().unwrap();
