@@ -10,6 +10,7 @@
 
 mod block;
 mod entropy;
+mod net;
 mod queue;
 mod rate;
 
@@ -43,4 +44,4 @@ pub struct DeviceKind {
 }
 
 /// Every built-in device.
-pub static DEVICES: &[&DeviceKind] = &[&block::DEVICE, &entropy::DEVICE];
+pub static DEVICES: &[&DeviceKind] = &[&block::DEVICE, &net::DEVICE, &entropy::DEVICE];

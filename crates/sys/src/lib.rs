@@ -11,6 +11,7 @@ mod eventfd;
 mod file_io;
 mod signal;
 mod socket;
+mod tap;
 mod timer;
 mod uring;
 
@@ -21,5 +22,6 @@ pub use eventfd::EventFd;
 pub use file_io::{read_at, write_at};
 pub use signal::{StopSignal, raise_file_limit};
 pub use socket::{Connection, Listener, MAX_FDS_PER_MESSAGE, Received, connect_unix, listen_unix};
+pub use tap::{TAP_HEADER_BYTES, Tap, TapOffloads};
 pub use timer::Timer;
 pub use uring::{Completed, MAX_SPANS_PER_TRANSFER, Transfer, Uring};

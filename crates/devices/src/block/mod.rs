@@ -224,11 +224,12 @@ impl Model for Block {
         self.watch.iter().map(|timer| timer.as_fd()).collect()
     }
 
-    fn control_ready(&mut self, events: &EventSink) {
+    fn control_ready(&mut self, events: &EventSink) -> bool {
         let due = self.watch.as_ref().is_some_and(Timer::drain);
         if due && self.resize() {
             events.send(DeviceEvent::ConfigChanged);
         }
+        false
     }
 }
 

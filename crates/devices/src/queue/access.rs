@@ -23,6 +23,8 @@ pub(crate) struct QueueAccess {
     /// Whether the rings are resolved in the snapshot in use.
     bound: bool,
     chain: Chain,
+    /// A chain put aside while others are taken.
+    kept: Chain,
     memory: MapReader,
     enabled: bool,
     /// An address had no translation: nothing is taken until there is a new snapshot.
@@ -44,6 +46,7 @@ impl QueueAccess {
             queue: None,
             bound: false,
             chain: Chain::with_capacity(usize::from(spec.size)),
+            kept: Chain::with_capacity(usize::from(spec.size)),
             spec,
             memory: memory.reader(),
             enabled: true,
@@ -122,6 +125,17 @@ impl QueueAccess {
     /// The buffers of the chain that was taken last.
     pub(crate) fn buffers(&mut self) -> Buffers<'_> {
         Buffers { chain: &self.chain, memory: self.memory.resolver().map() }
+    }
+
+    /// Puts the buffers of the chain that was taken last aside.
+    pub(crate) fn keep(&mut self) {
+        std::mem::swap(&mut self.chain, &mut self.kept);
+    }
+
+    /// The buffers put aside by [`QueueAccess::keep`]. What the driver has unmapped meanwhile is
+    /// not reached any more.
+    pub(crate) fn kept(&mut self) -> Buffers<'_> {
+        Buffers { chain: &self.kept, memory: self.memory.resolver().map() }
     }
 
     /// Gives a chain back with this many bytes written.

@@ -55,6 +55,11 @@ pub(crate) trait Model: Send + 'static {
         let _ = (index, queue);
     }
 
+    /// A queue that runs was suspended or resumed.
+    fn queue_enabled(&mut self, index: u16, enabled: bool) {
+        let _ = (index, enabled);
+    }
+
     /// Forgets the driver. The queues have stopped.
     fn reset(&mut self) {}
 
@@ -64,9 +69,11 @@ pub(crate) trait Model: Send + 'static {
         Vec::new()
     }
 
-    /// Does what is due on the control side.
-    fn control_ready(&mut self, events: &EventSink) {
+    /// Does what is due on the control side; returns whether the queues must hear of it, by
+    /// [`Serve::refresh`].
+    fn control_ready(&mut self, events: &EventSink) -> bool {
         let _ = events;
+        false
     }
 }
 
@@ -185,6 +192,7 @@ impl<M: Model> VirtioDevice for BuiltIn<M> {
     fn enable_queue(&mut self, index: u16, enabled: bool) -> Result<(), DeviceError> {
         let handle = self.queues.get(&index).ok_or(DeviceError::NoSuchQueue(index))?;
         handle.call(move |task| task.enable(enabled));
+        self.model.queue_enabled(index, enabled);
         Ok(())
     }
 
@@ -199,7 +207,11 @@ impl<M: Model> VirtioDevice for BuiltIn<M> {
     }
 
     fn control_ready(&mut self) -> Vec<DeviceEvent> {
-        self.model.control_ready(&self.sink);
+        if self.model.control_ready(&self.sink) {
+            for handle in self.queues.values() {
+                handle.post(QueueTask::refresh);
+            }
+        }
         self.source.drain()
     }
 }

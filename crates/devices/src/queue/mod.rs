@@ -19,5 +19,5 @@ mod task;
 
 pub(crate) use access::{Buffers, Outcome, QueueAccess};
 pub(crate) use built_in::{BuiltIn, Model, RINGS};
-pub(crate) use cursor::{Cursor, Writer};
+pub(crate) use cursor::{Cursor, Reader, Writer};
 pub(crate) use task::{Fault, Serve};

@@ -40,6 +40,9 @@ pub(crate) trait Serve: Send + 'static {
         Vec::new()
     }
 
+    /// The control side has changed something that concerns the queues.
+    fn refresh(&mut self) {}
+
     /// About to sleep; `available` if the driver has something for us. Returns whether to poll
     /// again instead.
     fn arm(&mut self, available: bool) -> bool {
@@ -87,6 +90,11 @@ impl<S: Serve> QueueTask<S> {
         if !self.broken {
             self.access.publish(&self.call);
         }
+    }
+
+    /// Passes on that the control side has changed something.
+    pub(super) fn refresh(&mut self) {
+        self.serve.refresh();
     }
 
     /// Ends the queue; returns where it stands.
