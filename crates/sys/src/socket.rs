@@ -267,7 +267,11 @@ pub fn listen_unix(path: &Path) -> io::Result<Listener> {
 /// Connects to the socket at `path`.
 ///
 /// # Errors
-/// Nobody listens there.
+/// Nobody listens there, or (`WouldBlock`) too many are waiting to be accepted.
 pub fn connect_unix(path: &Path) -> io::Result<Connection> {
-    Connection::new(UnixStream::connect(path)?)
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Connection::new(socket)
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod vfio_user;
+mod vhost_user;
 
 use virtio::{DeviceError, DriverEnd, EndError, ParameterError, Parameters, VirtioDevice};
 
@@ -43,4 +44,4 @@ pub struct Transport {
 }
 
 /// Every transport.
-pub static TRANSPORTS: &[&Transport] = &[&vfio_user::TRANSPORT];
+pub static TRANSPORTS: &[&Transport] = &[&vfio_user::TRANSPORT, &vhost_user::TRANSPORT];

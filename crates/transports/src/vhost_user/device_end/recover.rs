@@ -1,0 +1,135 @@
+//! A daemon that went away, and its return.
+
+use std::time::{Duration, Instant};
+
+use sys::{Connection, Interest};
+use virtio::{DeviceError, DeviceEvent, Recovery};
+
+use super::link::Link;
+use super::{LINK, VhostUserDevice, read_config};
+use crate::vhost_user::place::Place;
+
+/// First wait before another try.
+const FIRST_RETRY: Duration = Duration::from_millis(10);
+/// Longest wait between two tries: a daemon that is back is seen within this.
+const LAST_RETRY: Duration = Duration::from_secs(1);
+/// How long a daemon that has come back may take for an answer: the driver end waits meanwhile.
+const GREETING_LIMIT: Duration = Duration::from_secs(1);
+
+/// The time without a daemon.
+#[derive(Debug)]
+pub(super) struct Absence {
+    since: Instant,
+    retry: Duration,
+}
+
+impl VhostUserDevice {
+    /// The daemon is gone: the driver end is told, and tries begin.
+    pub(super) fn lose(&mut self, reason: &str) {
+        let Some(link) = self.link.take() else { return };
+        self.epoll.remove(&link);
+        tracing::warn!("the daemon at {} is gone: {reason}", self.place);
+        if self.recovery == Recovery::ByCaller {
+            for queue in std::mem::take(&mut self.session.queues).into_values() {
+                self.epoll.remove(&queue.broken);
+            }
+        }
+        self.report(DeviceEvent::Gone(reason.to_owned()));
+        if !self.settings.reconnect || matches!(self.place, Place::Given(_)) {
+            let why = "the daemon is gone and is not waited for".to_owned();
+            self.report(DeviceEvent::NeedsReset(why));
+            return;
+        }
+        self.absence = Some(Absence { since: Instant::now(), retry: FIRST_RETRY });
+        self.set_timer(FIRST_RETRY);
+    }
+
+    fn set_timer(&self, delay: Duration) {
+        if let Err(error) = self.timer.set(delay, Duration::ZERO) {
+            tracing::error!("the daemon at {} is not waited for: {error}", self.place);
+        }
+    }
+
+    /// It is time to look whether the daemon is back.
+    pub(super) fn try_again(&mut self) {
+        if self.absence.is_none() {
+            return;
+        }
+        match self.return_of_the_daemon() {
+            Ok(true) => {
+                let gone_for = self.absence.take().map(|absence| absence.since.elapsed());
+                let gone_for = gone_for.unwrap_or_default();
+                tracing::info!("the daemon at {} is back after {gone_for:?}", self.place);
+                self.report(DeviceEvent::Back);
+                return;
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!("the daemon at {} came back but: {error}", self.place),
+        }
+        if let Some(absence) = &mut self.absence {
+            absence.retry = (absence.retry * 2).min(LAST_RETRY);
+            let delay = absence.retry;
+            self.set_timer(delay);
+        }
+    }
+
+    fn return_of_the_daemon(&mut self) -> Result<bool, DeviceError> {
+        let attempt = format!("connecting to {}", self.place);
+        let connection = self.place.try_connection().map_err(DeviceError::system(attempt))?;
+        let Some(connection) = connection else { return Ok(false) };
+        let mut link = Link::new(connection, self.settings.timeout.min(GREETING_LIMIT))?;
+        self.check_it_is_the_same(&mut link)?;
+        let status = self.session.status;
+        self.session.replay(&mut link, status)?;
+        link.set_timeout(self.settings.timeout);
+        let watched = self.epoll.add(&link, LINK, Interest::Read);
+        watched.map_err(DeviceError::system("watching the daemon"))?;
+        self.link = Some(link);
+        Ok(true)
+    }
+
+    /// A daemon that can do less than the one before can't take its place under a driver that
+    /// relies on it.
+    fn check_it_is_the_same(&mut self, link: &mut Link) -> Result<(), DeviceError> {
+        let device = self.identity.device;
+        let mut config = read_config(link, device, None)?;
+        let size = config.len() as u32;
+        let refused = |why: String| DeviceError::Refused(why);
+        let now = self.settings.identity(device, &link.offer, &mut config).map_err(refused)?;
+        let relied_on = self.session.accepted.unwrap_or_default();
+        if !now.features.has(relied_on) {
+            let lost = relied_on - now.features;
+            return Err(refused(format!("it has lost the features {lost} that the driver uses")));
+        }
+        if now.queue_sizes.len() < self.identity.queue_sizes.len() {
+            return Err(refused(format!("it has only {} queues now", now.queue_sizes.len())));
+        }
+        if size != self.config_size {
+            return Err(refused(format!("its config has {size} bytes now")));
+        }
+        if self.config_size > 0 && config != self.config {
+            self.config = config;
+            self.report(DeviceEvent::ConfigChanged);
+        }
+        self.memory_slots = link.offer.memory_slots;
+        Ok(())
+    }
+}
+
+/// Waits until `deadline` for a connection, for the start when there is nobody to wait in the
+/// background for.
+pub(super) fn wait_for(place: &mut Place, deadline: Instant) -> Result<Connection, DeviceError> {
+    /// Between two tries; there is nothing to wait on for a path that does not exist yet.
+    const PAUSE: Duration = Duration::from_millis(20);
+    loop {
+        let attempt = format!("connecting to {place}");
+        if let Some(connection) = place.try_connection().map_err(DeviceError::system(attempt))? {
+            return Ok(connection);
+        }
+        if Instant::now() + PAUSE > deadline {
+            let why = format!("no vhost-user daemon at {place}: start it, or check the path");
+            return Err(DeviceError::Gone(why));
+        }
+        std::thread::sleep(PAUSE);
+    }
+}

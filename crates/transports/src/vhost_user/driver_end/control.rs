@@ -1,0 +1,235 @@
+//! Requests about the device as a whole: features, config, status, memory, translations.
+
+use std::os::fd::OwnedFd;
+
+use virtio::{DeviceError, Features, Status, VirtioDevice, config};
+use wire::vhost_user::features as protocol;
+use wire::vhost_user::{Config, Iotlb, LogBase, Reply, id};
+
+use super::backend::Backend;
+use super::memory::{Memory, Refusal};
+use super::session::{Outcome, Session};
+use crate::vhost_user::channel::ChannelError;
+
+/// Bits that only mean something between a driver and its bus.
+const NOT_OURS: Features = Features(
+    Features::ACCESS_PLATFORM.0
+        | Features::SR_IOV.0
+        | Features::NOTIFICATION_DATA.0
+        | Features::NOTIF_CONFIG_DATA.0
+        | Features::RING_RESET.0
+        | Features::ADMIN_VQ.0,
+);
+
+impl Session {
+    /// What GET_FEATURES says.
+    pub(super) fn offered(&self, device: &dyn VirtioDevice) -> Features {
+        let offered = (device.identity().features - NOT_OURS) | Features::PROTOCOL_FEATURES;
+        if self.terms.iommu { offered | Features::ACCESS_PLATFORM } else { offered }
+    }
+
+    /// What GET_PROTOCOL_FEATURES says: only what is done.
+    pub(super) fn offered_protocol(&self, device: &dyn VirtioDevice) -> u64 {
+        let identity = device.identity();
+        let mut offered = protocol::MQ
+            | protocol::REPLY_ACK
+            | protocol::BACKEND_REQ
+            | protocol::RESET_DEVICE
+            | protocol::INBAND_NOTIFICATIONS
+            | protocol::CONFIGURE_MEM_SLOTS
+            | protocol::STATUS;
+        // QEMU warns that it makes the config of net and fs devices itself; User Mode Linux needs
+        // ours.
+        if identity.config_len > 0 {
+            offered |= protocol::CONFIG;
+        }
+        if identity.features.has(Features::LOG_ALL) {
+            offered |= protocol::LOG_SHMFD;
+        }
+        offered
+    }
+
+    pub(super) fn set_protocol(
+        &mut self,
+        device: &dyn VirtioDevice,
+        bits: u64,
+    ) -> Result<Outcome, ChannelError> {
+        if bits & !self.offered_protocol(device) != 0 {
+            return Ok(Outcome::Refused("it accepts what was not offered".into()));
+        }
+        if protocol::is_contradictory(bits) {
+            // "In-band notifications": the back-end MUST close the connection.
+            return Err(ChannelError::Closed);
+        }
+        self.protocol = bits;
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn set_features(
+        &mut self,
+        device: &mut dyn VirtioDevice,
+        features: Features,
+    ) -> Outcome {
+        if !self.offered(device).has(features) {
+            return Outcome::Refused(format!(
+                "{} was not offered",
+                features - self.offered(device)
+            ));
+        }
+        let unchanged = |features| features - Features::LOG_ALL - Features::PROTOCOL_FEATURES;
+        let running = self.rings.iter().any(|ring| ring.running);
+        if running && self.features.map(unchanged) != Some(unchanged(features)) {
+            return Outcome::Refused("queues are running".into());
+        }
+        let logged = features.has(Features::LOG_ALL);
+        let log_changed = logged != self.features.is_some_and(|old| old.has(Features::LOG_ALL));
+        self.features = Some(features);
+        if running {
+            return if log_changed { self.switch_log(device) } else { Outcome::Done };
+        }
+        self.prepared = false;
+        self.memory.set_translated(features.has(Features::ACCESS_PLATFORM));
+        self.memory.set_log(self.log.clone().filter(|_| logged));
+        if !features.has(Features::PROTOCOL_FEATURES) {
+            self.rings.iter_mut().for_each(|ring| ring.enabled = true);
+        }
+        self.start_ready(device);
+        Outcome::Done
+    }
+
+    /// A migration begins or ends while queues run.
+    fn switch_log(&mut self, device: &mut dyn VirtioDevice) -> Outcome {
+        let logged = self.features.is_some_and(|features| features.has(Features::LOG_ALL));
+        self.memory.set_log(self.log.clone().filter(|_| logged));
+        device.memory_changed().into()
+    }
+
+    pub(super) fn set_log_base(
+        &mut self,
+        device: &mut dyn VirtioDevice,
+        base: &LogBase,
+        fd: Option<OwnedFd>,
+    ) -> Outcome {
+        let Some(fd) = fd.filter(|_| self.has(protocol::LOG_SHMFD)) else {
+            return Outcome::Refused("a log that is not shared memory".into());
+        };
+        match Memory::log_from(base, fd) {
+            Ok(log) => self.log = Some(log),
+            Err(error) => return Outcome::Refused(error.to_string()),
+        }
+        self.switch_log(device)
+    }
+
+    /// Tells the device about memory and features, before its first queue starts.
+    pub(super) fn prepare(&mut self, device: &mut dyn VirtioDevice) -> Result<(), DeviceError> {
+        if self.prepared {
+            return Ok(());
+        }
+        let features = self.features.unwrap_or_default();
+        device.set_memory(self.memory.space())?;
+        // Whether there is an IOMMU is between us and the driver's side, unless the device asked
+        // for it.
+        device.accept_features(features & device.identity().features)?;
+        self.prepared = true;
+        Ok(())
+    }
+
+    pub(super) fn memory_changed(
+        &mut self,
+        device: &mut dyn VirtioDevice,
+        changed: Result<(), Refusal>,
+    ) -> Outcome {
+        if let Err(error) = changed {
+            return Outcome::Refused(error.to_string());
+        }
+        let told = if self.prepared { device.memory_changed() } else { Ok(()) };
+        self.memory.settle();
+        self.start_ready(device);
+        told.into()
+    }
+
+    /// IOTLB_MSG: a translation comes or goes.
+    pub(super) fn iotlb(&mut self, device: &mut dyn VirtioDevice, message: &Iotlb) -> Outcome {
+        let removed = match self.memory.translate(message) {
+            Ok(removed) => removed,
+            Err(error) => return Outcome::Refused(error.to_string()),
+        };
+        let told = if self.prepared { device.memory_changed() } else { Ok(()) };
+        if removed {
+            self.memory.settle();
+        } else {
+            self.start_ready(device);
+            // Queues that stopped at this address go on.
+            self.kick_all();
+        }
+        told.into()
+    }
+
+    pub(super) fn set_backend(&mut self, fd: Option<OwnedFd>) -> Outcome {
+        let Some(fd) = fd.filter(|_| self.has(protocol::BACKEND_REQ)) else {
+            return Outcome::Refused("it was not offered".into());
+        };
+        match Backend::new(fd) {
+            Ok(backend) => {
+                let asker = backend.clone();
+                self.memory.space().set_miss_handler(move |at| asker.miss(at));
+                self.backend = Some(backend);
+                Outcome::Done
+            }
+            Err(error) => Outcome::Refused(error.to_string()),
+        }
+    }
+
+    pub(super) fn get_config(
+        &mut self,
+        device: &mut dyn VirtioDevice,
+        window: &Config<'_>,
+    ) -> Result<Outcome, ChannelError> {
+        let len = device.identity().config_len.max(config::len_of(device.identity().device));
+        if window.size == 0 || window.offset >= len.max(1) {
+            self.reply(id::GET_CONFIG, &Reply::NoConfig, &[])?;
+            return Ok(Outcome::Answered);
+        }
+        // The decoder has checked that the size is at most 256.
+        let mut data = vec![0; window.size as usize];
+        device.read_config(window.offset, &mut data);
+        let config = Config { data: &data, ..*window };
+        self.reply(id::GET_CONFIG, &Reply::Config(config), &[])?;
+        Ok(Outcome::Answered)
+    }
+
+    pub(super) fn set_status(&mut self, device: &mut dyn VirtioDevice, bits: u64) -> Outcome {
+        let Ok(bits) = u8::try_from(bits) else {
+            return Outcome::Refused(format!("there is no status {bits:#x}"));
+        };
+        if bits == 0 {
+            return self.reset(device);
+        }
+        self.status = Status(bits);
+        self.forward_status(device).into()
+    }
+
+    fn forward_status(&mut self, device: &mut dyn VirtioDevice) -> Result<(), DeviceError> {
+        if self.prepared { device.set_status(self.status) } else { Ok(()) }
+    }
+
+    /// The driver is ready, now that a queue runs: drivers' sides without STATUS never say so.
+    pub(super) fn announce_ready(
+        &mut self,
+        device: &mut dyn VirtioDevice,
+    ) -> Result<(), DeviceError> {
+        if !self.has(protocol::STATUS) {
+            let steps = [Status::ACKNOWLEDGE, Status::DRIVER, Status::FEATURES_OK];
+            self.status = steps.into_iter().fold(Status::DRIVER_OK, Status::with);
+        }
+        self.forward_status(device)
+    }
+
+    /// RESET_DEVICE, or status 0.
+    pub(super) fn reset(&mut self, device: &mut dyn VirtioDevice) -> Outcome {
+        self.stop_all(device);
+        self.status = Status::RESET;
+        let was_prepared = std::mem::take(&mut self.prepared);
+        if was_prepared { device.reset().into() } else { Outcome::Done }
+    }
+}

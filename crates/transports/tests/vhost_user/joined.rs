@@ -1,0 +1,105 @@
+//! Our device end as the peer of our driver end.
+
+use mem::DriverAddress;
+use virtio::{DeviceEvent, DeviceType, Features, Status, VirtioDevice};
+use virtqueue::QueuePosition;
+
+use crate::lab::{BASE, CONFIG, PROGRESS, Served, memory, queue, until};
+
+fn start(device: &mut dyn VirtioDevice, features: Features) {
+    let (_, space) = memory();
+    device.set_memory(&space).unwrap();
+    device.accept_features(features).unwrap();
+    for index in 0..2 {
+        device.start_queue(queue(index, &space, features)).unwrap();
+    }
+    device.set_status(Status(15)).unwrap();
+}
+
+#[test]
+fn what_the_device_is_arrives_at_the_other_end() {
+    let served = Served::new();
+    let mut device = served.device_end(&[]);
+    assert_eq!(device.identity().device, DeviceType::BLOCK, "guessed from its features");
+    assert_eq!(device.identity().queue_sizes.len(), 2);
+    assert!(device.identity().features.has(Features::RINGS));
+    assert!(!device.identity().features.has(Features::PROTOCOL_FEATURES));
+    let mut config = [0; 8];
+    device.read_config(0, &mut config);
+    assert_eq!(config, CONFIG[..8]);
+    device.write_config(32, &[1]).unwrap();
+    assert_eq!(served.seen.lock().unwrap().written, [(32, vec![1])]);
+}
+
+#[test]
+fn queues_start_where_the_driver_has_them_and_stop_where_they_are() {
+    for features in [Features::VERSION_1, Features::VERSION_1 | Features::RING_PACKED] {
+        let served = Served::new();
+        let mut device = served.device_end(&[]);
+        start(&mut *device, features);
+        {
+            let seen = served.seen.lock().unwrap();
+            assert_eq!(seen.features, Some(features));
+            assert_eq!(seen.statuses.last(), Some(&15));
+            let queue = &seen.running[&1];
+            assert_eq!(queue.spec.addresses.descriptor, DriverAddress(BASE + 3 * 4096));
+            assert_eq!(queue.spec.addresses.device, DriverAddress(BASE + 5 * 4096));
+            assert_eq!(queue.spec.start_at, QueuePosition::start(queue.spec.format));
+            assert!(queue.kick.as_ref().unwrap().drain(), "a kick follows the start");
+        }
+        let start = if features.has(Features::RING_PACKED) { 0x8000_8000 } else { 0 };
+        assert_eq!(device.stop_queue(1).unwrap(), QueuePosition(start + PROGRESS));
+        assert!(device.stop_queue(1).is_err());
+        device.reset().unwrap();
+        let seen = served.seen.lock().unwrap();
+        assert!(seen.running.is_empty());
+        assert_eq!(seen.resets, 1);
+    }
+}
+
+#[test]
+fn kicks_and_interrupts_use_the_drivers_own_events() {
+    let served = Served::new();
+    let mut device = served.device_end(&[]);
+    let (_, space) = memory();
+    device.set_memory(&space).unwrap();
+    device.accept_features(Features::VERSION_1).unwrap();
+    let setup = queue(0, &space, Features::VERSION_1);
+    device.start_queue(setup.clone()).unwrap();
+    let far = served.seen.lock().unwrap().running[&0].clone();
+    far.kick.as_ref().unwrap().drain();
+    setup.kick.unwrap().signal();
+    assert!(far.kick.unwrap().drain());
+    setup.call.event().unwrap().drain();
+    far.call.signal();
+    assert!(setup.call.event().unwrap().drain());
+    // The interrupt moves while the queue runs.
+    let other = std::sync::Arc::new(sys::EventFd::new().unwrap());
+    setup.call.set(Some(std::sync::Arc::clone(&other)));
+    device.notifier_changed(0);
+    other.drain();
+    far.call.signal();
+    assert!(other.drain());
+}
+
+#[test]
+fn a_config_change_travels_to_the_driver() {
+    let served = Served::new();
+    let mut device = served.device_end(&[]);
+    served.events.send(DeviceEvent::ConfigChanged);
+    let device = std::cell::RefCell::new(&mut device);
+    until(|| device.borrow_mut().control_ready().contains(&DeviceEvent::ConfigChanged));
+}
+
+#[test]
+fn the_next_driver_begins_afresh() {
+    let served = Served::new();
+    for _ in 0..3 {
+        let mut device = served.device_end(&[]);
+        start(&mut *device, Features::VERSION_1);
+        drop(device);
+        until(|| served.seen.lock().unwrap().features.is_none());
+        assert!(served.seen.lock().unwrap().running.is_empty());
+    }
+    assert_eq!(served.seen.lock().unwrap().resets, 3);
+}

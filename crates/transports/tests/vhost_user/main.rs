@@ -1,0 +1,6 @@
+//! Both vhost-user ends, against each other, against hostile peers, and against the rust-vmm
+//! crates.
+#![allow(clippy::unwrap_used)]
+
+mod joined;
+mod lab;
