@@ -85,6 +85,14 @@ impl Daemon {
         self.until(&format!("print {text:?}"), |daemon| daemon.printed().contains(text))
     }
 
+    /// Waits until `text` is in a file that it writes.
+    pub fn writes(&mut self, file: &Path, text: &str) -> Result<()> {
+        self.until(&format!("write {text:?}"), |_| {
+            let content = fs::read(file).unwrap_or_default();
+            String::from_utf8_lossy(&content).contains(text)
+        })
+    }
+
     /// Waits for something that the program brings about and no event announces.
     fn until(&mut self, what: &str, mut happened: impl FnMut(&Daemon) -> bool) -> Result<()> {
         const PAUSE: Duration = Duration::from_millis(5);

@@ -77,9 +77,9 @@ impl Driver {
     pub fn guest<'l>(self, lab: &'l Lab, to: &Attach<'_>) -> Result<Plan<'l>> {
         let plan = match self {
             Driver::Guest(kernel) => vhost_user_device(Guest::plan(lab, kernel), to)?,
-            Driver::VfioUser(kernel) => vfio_user_device(Guest::plan(lab, kernel), to.socket),
+            Driver::VfioUser(kernel) => vfio_user_device(Guest::plan(lab, kernel), to),
             Driver::VfioUserUnshared(kernel) => {
-                vfio_user_device(Guest::plan(lab, kernel).without_shared_memory(), to.socket)
+                vfio_user_device(Guest::plan(lab, kernel).without_shared_memory(), to)
             }
             _ => bail!("{} is no guest of QEMU", self.name()),
         };
@@ -125,10 +125,10 @@ fn vhost_user_device<'l>(plan: Plan<'l>, to: &Attach<'_>) -> Result<Plan<'l>> {
 }
 
 /// viaduct's PCI function behind a port of its own. QEMU takes the socket's address as JSON only.
-fn vfio_user_device<'l>(plan: Plan<'l>, socket: &Path) -> Plan<'l> {
+fn vfio_user_device<'l>(plan: Plan<'l>, to: &Attach<'_>) -> Plan<'l> {
     plan.device("pcie-root-port,id=rp0,chassis=1").device(format!(
         r#"{{"driver":"vfio-user-pci","bus":"rp0","socket":{{"type":"unix","path":"{}"}}}}"#,
-        socket.display()
+        to.socket.display()
     ))
 }
 

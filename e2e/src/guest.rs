@@ -29,6 +29,7 @@ pub struct Plan<'l> {
     kernel: String,
     memory_mib: u32,
     is_shared: bool,
+    is_direct: bool,
     machine: String,
     initrd: Initrd,
     append: Vec<String>,
@@ -45,6 +46,7 @@ impl Guest {
             kernel: kernel.into(),
             memory_mib: 384,
             is_shared: true,
+            is_direct: true,
             machine: "q35".into(),
             initrd: initrd.module("virtio_rng"),
             append: Vec::new(),
@@ -107,11 +109,39 @@ impl Plan<'_> {
         self.option("device", description)
     }
 
+    /// Leaves it to the firmware to find something to start, with its text on the serial line.
+    pub fn by_firmware(mut self) -> Self {
+        self.is_direct = false;
+        self.machine += ",graphics=off";
+        self
+    }
+
+    /// The files that a boot loader needs: kernel, initrd, command line.
+    pub fn boot_files(&self) -> Result<(PathBuf, PathBuf, String)> {
+        let kernel = self.lab.root().kernel(&self.kernel)?;
+        let initrd = self.initrd.make(self.lab, &kernel.join("modules"))?;
+        let words = format!("{QUICK_BOOT} {}", self.append.join(" "));
+        Ok((kernel.join("vmlinuz"), initrd, words))
+    }
+
     /// Starts the machine and waits until the guest takes commands.
     pub fn boot(self) -> Result<Guest> {
         let lab = self.lab;
-        let kernel = lab.root().kernel(&self.kernel)?;
-        let initrd = self.initrd.make(lab, &kernel.join("modules"))?;
+        let monitor = lab.path(&format!("{}.qmp", self.name));
+        let line = lab.path(&format!("{}.line", self.name));
+        let mut qemu = self.power_on()?;
+        qemu.listens_at(&line)?;
+        let stream = UnixStream::connect(&line).context("connect to the guest's serial line")?;
+        let stream = File::from(OwnedFd::from(stream));
+        let shell = Shell::new(stream.try_clone()?, stream, lab.deadline());
+        let shell = shell.or_else(|error| qemu.is_alive().and(Err(error)))?;
+        Ok(Guest { shell, qemu, monitor })
+    }
+
+    /// Starts the machine and waits for nothing. What its firmware and kernel say goes to
+    /// `NAME.kernel.log`.
+    pub fn power_on(self) -> Result<Daemon> {
+        let lab = self.lab;
         let line = lab.path(&format!("{}.line", self.name));
         let monitor = lab.path(&format!("{}.qmp", self.name));
         let size = self.memory_mib;
@@ -132,16 +162,13 @@ impl Plan<'_> {
         let socket = format!("socket,id=line,path={},server=on,wait=off", line.display());
         qemu.arg("-chardev").arg(socket).args(["-serial", "chardev:line"]);
         qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()));
-        qemu.arg("-kernel").arg(kernel.join("vmlinux")).arg("-initrd").arg(initrd);
-        qemu.arg("-append").arg(format!("{QUICK_BOOT} {}", self.append.join(" ")));
+        if self.is_direct {
+            let (kernel, initrd, words) = self.boot_files()?;
+            qemu.arg("-kernel").arg(kernel.with_file_name("vmlinux"));
+            qemu.arg("-initrd").arg(initrd).arg("-append").arg(words);
+        }
         qemu.args(&self.arguments);
-        let mut qemu = lab.start(&self.name, qemu)?;
-        qemu.listens_at(&line)?;
-        let stream = UnixStream::connect(&line).context("connect to the guest's serial line")?;
-        let stream = File::from(OwnedFd::from(stream));
-        let shell = Shell::new(stream.try_clone()?, stream, lab.deadline());
-        let shell = shell.or_else(|error| qemu.is_alive().and(Err(error)))?;
-        Ok(Guest { shell, qemu, monitor })
+        lab.start(&self.name, qemu)
     }
 }
 

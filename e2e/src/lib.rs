@@ -13,6 +13,7 @@
 pub mod cpio;
 pub mod daemon;
 pub mod driver;
+pub mod firmware;
 pub mod guest;
 pub mod initrd;
 pub mod lab;

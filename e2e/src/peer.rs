@@ -97,6 +97,9 @@ pub struct Device {
 /// The disk's size: room for a file system, small enough to be made in no time.
 pub const DISK_BYTES: usize = 64 << 20;
 
+/// The name of its image in the test's folder.
+pub const DISK_NAME: &str = "disk.img";
+
 /// The guest's address. It and the next are what passt gives out where there is no other network.
 pub const GUEST_ADDRESS: &str = "169.254.2.1";
 /// The address that answers.
@@ -169,7 +172,7 @@ impl Peer {
     fn own(self, lab: &Lab) -> Result<String> {
         Ok(match self {
             Peer::OwnDisk => {
-                format!("blk:path={}", lab.image("disk.img", DISK_BYTES, 1)?.display())
+                format!("blk:path={}", disk(lab)?.display())
             }
             Peer::OwnEcho => "net:echo".into(),
             _ => format!("{}:", self.kind().scheme()),
@@ -177,11 +180,14 @@ impl Peer {
     }
 }
 
+/// The disk's image; a test may have made it with a content of its own.
+fn disk(lab: &Lab) -> Result<PathBuf> {
+    let path = lab.path(DISK_NAME);
+    if path.exists() { Ok(path) } else { lab.image(DISK_NAME, DISK_BYTES, 1) }
+}
+
 fn qemu_storage_daemon(lab: &Lab, socket: &Path) -> Result<Daemon> {
-    let disk = lab.path("disk.img");
-    if !disk.exists() {
-        lab.image("disk.img", DISK_BYTES, 1)?;
-    }
+    let disk = disk(lab)?;
     let mut command = lab.program("qemu-storage-daemon")?;
     let file = format!("driver=file,node-name=disk,filename={}", disk.display());
     let export = format!(

@@ -18,6 +18,9 @@ pub enum Story {
     DeviceRestarts,
     /// The guest is killed and another one takes its place at the same socket.
     DriverReturns,
+    /// The machine starts from the device: SeaBIOS loads a kernel from the disk, iPXE gets an
+    /// address over the card.
+    FirmwareBoots,
 }
 
 impl Story {
@@ -27,6 +30,7 @@ impl Story {
             Story::Work => "",
             Story::DeviceRestarts => ", device killed under load",
             Story::DriverReturns => ", driver killed under load",
+            Story::FirmwareBoots => ", firmware boots from it",
         }
     }
 }

@@ -9,6 +9,7 @@ use anyhow::Result;
 use crate::daemon::Daemon;
 use crate::driver::Attach;
 use crate::driver::Driver::{self, *};
+use crate::firmware;
 use crate::lab::Lab;
 use crate::peer::Peer::{self, *};
 use crate::peer::{Device, Kind};
@@ -62,7 +63,7 @@ impl Line {
 }
 
 use Ring::{Packed, Split};
-use Story::{DeviceRestarts, DriverReturns};
+use Story::{DeviceRestarts, DriverReturns, FirmwareBoots};
 use Way::Direct;
 
 /// The table.
@@ -84,6 +85,9 @@ pub const TABLE: &[Line] = &[
     line(Guest("6.12"),  QemuStorageDaemon,  &[Direct],  &[Split]).when(DriverReturns),
     line(Guest("6.12"),  Testpmd,            &[Direct],  &[Split]).when(DeviceRestarts),
     line(Guest("6.12"),  QemuStorageDaemon,  &[Direct],  &[Split]).when(DeviceRestarts),
+
+    line(Guest("6.12"),  QemuStorageDaemon,  &[Direct],  &[Split]).when(FirmwareBoots),
+    line(Guest("6.12"),  Passt,              &[Direct],  &[Split]).when(FirmwareBoots),
 ];
 
 /// The rows of the table as cases for the runner.
@@ -114,6 +118,7 @@ fn case(story: Story, driver: Driver, device: Peer, way: Way, ring: Ring) -> Cas
         Story::Work => work(lab, driver, device, way, ring),
         Story::DeviceRestarts => story::device_restarts(lab, driver, device, way, ring),
         Story::DriverReturns => story::driver_returns(lab, driver, device, way, ring),
+        Story::FirmwareBoots => firmware::boots(lab, driver, device, way, ring),
     })
 }
 
