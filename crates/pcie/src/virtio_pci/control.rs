@@ -152,10 +152,10 @@ impl VirtioPci {
     }
 
     fn stop_queue(&mut self, index: usize) {
-        let queue = &mut self.queues[index];
+        let Some(queue) = self.queues.get_mut(index) else { return };
         if std::mem::take(&mut queue.running) {
             match self.device.stop_queue(index as u16) {
-                Ok(position) => self.queues[index].resume_at = Some(position),
+                Ok(position) => queue.resume_at = Some(position),
                 Err(error) => tracing::warn!(index, %error, "a queue could not be stopped"),
             }
         }
@@ -200,6 +200,7 @@ impl VirtioPci {
         self.driver_features = Features::NONE;
         self.queues.iter_mut().for_each(super::QueueRegisters::reset);
         self.reset_signals();
+        self.connect_calls();
         self.watch_device();
     }
 

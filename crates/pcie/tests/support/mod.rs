@@ -3,6 +3,7 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 pub mod client;
+pub mod direct;
 pub mod pattern;
 
 use std::os::fd::AsFd;
@@ -16,6 +17,7 @@ use pcie::virtio_pci::{VirtioPci, VirtioPciOptions};
 use sys::EventFd;
 
 pub use client::Raw;
+pub use direct::Direct;
 pub use pattern::Pattern;
 
 /// A service in a thread; stopped and joined when dropped.
