@@ -98,7 +98,8 @@ impl StatusMachine {
         }
         let added = value.without(self.status).without(Status::NEEDS_RESET);
         if added.has(Status::FEATURES_OK) {
-            if added.has(Status::DRIVER_OK) || !value.has(Status::DRIVER) {
+            // Too late for a legacy driver that runs already.
+            if value.has(Status::DRIVER_OK) || !value.has(Status::DRIVER) {
                 return Transition::Ignored;
             }
             self.status = self.status.with(added);
@@ -167,6 +168,8 @@ mod tests {
         let mut machine = StatusMachine::new(true);
         machine.write(Status(3));
         assert_eq!(machine.write(Status(7)), Transition::Start);
+        assert_eq!(machine.write(Status(15)), Transition::Ignored, "it runs already");
+        assert_eq!(machine.status(), Status(7));
     }
 
     #[test]

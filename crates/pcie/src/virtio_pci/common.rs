@@ -145,8 +145,7 @@ impl VirtioPci {
             1 => 32,
             _ => return,
         };
-        // What was accepted stays accepted until the next reset.
-        if !self.status.status().has(Status::FEATURES_OK) {
+        if !self.are_features_fixed() {
             let kept = self.driver_features.0 & !(0xffff_ffff << shift);
             self.driver_features = Features(kept | u64::from(value) << shift);
         }

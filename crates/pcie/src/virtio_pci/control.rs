@@ -31,12 +31,15 @@ impl VirtioPci {
             }
             Transition::Start => {
                 // A legacy driver has no moment of its own for this (VIRTIO 1.4, 3.1.2).
-                if legacy && !self.accept_features() {
+                let negotiated = self.status.status().has(Status::FEATURES_OK);
+                if !negotiated && !self.accept_features() {
                     return self.needs_reset("the device refuses the features of a legacy driver");
                 }
                 self.start_is_due = true;
                 self.start_if_settled();
             }
+            // Only bits that a driver can't set: the device is still reset.
+            Transition::None if self.status.status() == Status::RESET => return,
             Transition::None => {
                 self.give_memory();
             }
@@ -45,6 +48,13 @@ impl VirtioPci {
         if let Err(error) = self.device.set_status(status) {
             self.needs_reset(&format!("the device refuses status {:#x}: {error}", status.0));
         }
+    }
+
+    /// What was accepted stays accepted until the next reset, whichever registers are used to
+    /// change it: with the legacy ones there is no FEATURES_OK.
+    pub(super) fn are_features_fixed(&self) -> bool {
+        let status = self.status.status();
+        status.has(Status::FEATURES_OK) || status.has(Status::DRIVER_OK)
     }
 
     /// Gives the device the driver's memory, once after each reset; false if it can't be used.
@@ -151,6 +161,7 @@ impl VirtioPci {
         self.queues[index].reset_ring();
     }
 
+    /// Nothing happens to a queue that does not exist: legacy drivers select what they like.
     fn stop_queue(&mut self, index: usize) {
         let Some(queue) = self.queues.get_mut(index) else { return };
         if std::mem::take(&mut queue.running) {

@@ -114,7 +114,7 @@ impl VirtioPci {
     fn set_legacy_register(&mut self, register: Register, value: u32) {
         let index = usize::from(self.selectors.queue);
         match register {
-            R::DriverFeatures if !self.status.status().has(Status::DRIVER_OK) => {
+            R::DriverFeatures if !self.are_features_fixed() => {
                 let features = Features(value.into()) & self.legacy_features();
                 self.driver_features = features;
             }
