@@ -76,6 +76,19 @@ impl Chain {
         self.len
     }
 
+    /// Makes this buffer, which is not empty, the only one; false if there is no room even for that.
+    #[inline]
+    pub(crate) fn set_only(&mut self, segment: Segment, writable: bool) -> bool {
+        let Some(slot) = self.segments.first_mut() else { return false };
+        *slot = segment;
+        let len = u64::from(segment.len);
+        self.len = 1;
+        self.readable = usize::from(!writable);
+        self.readable_len = if writable { 0 } else { len };
+        self.writable_len = if writable { len } else { 0 };
+        true
+    }
+
     /// Appends a buffer after checking what VIRTIO 2.7.4.2 and 2.7.5 say of it.
     #[inline]
     pub(crate) fn push(&mut self, segment: Segment, writable: bool) -> Result<(), QueueError> {

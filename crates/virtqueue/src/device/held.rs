@@ -19,6 +19,8 @@ pub(super) struct Held {
     entries: Box<[Entry]>,
     count: u16,
     order: Option<Box<Order>>,
+    /// Without IN_ORDER: what the latest finished chain makes due.
+    due: Option<Due>,
 }
 
 /// With IN_ORDER: the chains in flight as a queue in order of taking.
@@ -54,7 +56,12 @@ impl Held {
                 batches: true,
             })
         });
-        Self { entries: vec![Entry::default(); size].into_boxed_slice(), count: 0, order }
+        Self {
+            entries: vec![Entry::default(); size].into_boxed_slice(),
+            count: 0,
+            order,
+            due: None,
+        }
     }
 
     #[inline]
@@ -92,6 +99,37 @@ impl Held {
         }
     }
 
+    /// Whether chains are given back as they are, in any order.
+    #[inline]
+    pub(super) fn is_unordered(&self) -> bool {
+        self.order.is_none()
+    }
+
+    /// Notes that `id` is in flight, if it may be; only without IN_ORDER.
+    #[inline]
+    pub(super) fn try_insert(&mut self, id: u16, writable: u32, slots: u16) -> bool {
+        match self.entries.get_mut(usize::from(id)) {
+            Some(entry @ Entry { slots: 0, .. }) => {
+                (entry.writable, entry.slots) = (writable, slots);
+                self.count += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Notes that `id` is done; returns its used length and ring descriptors. Only without
+    /// IN_ORDER.
+    #[inline]
+    pub(super) fn remove(&mut self, id: u16, written: u32) -> (u32, u16) {
+        let entry = &mut self.entries[usize::from(id)];
+        let slots = std::mem::take(&mut entry.slots);
+        assert!(slots > 0, "a chain that is given back is in flight");
+        debug_assert!(written <= entry.writable, "more written than the chain has room for");
+        self.count -= 1;
+        (written.min(entry.writable), slots)
+    }
+
     /// Forgets `id`, the latest taken; returns its ring descriptors.
     #[inline]
     pub(super) fn undo(&mut self, id: u16) -> u16 {
@@ -104,21 +142,29 @@ impl Held {
         slots
     }
 
-    /// Notes that `id` is done; hands every used element that is due now to `due`.
-    #[inline]
-    pub(super) fn finish(&mut self, id: u16, written: u32, mut due: impl FnMut(Due)) {
-        let entry = &mut self.entries[usize::from(id)];
-        assert!(entry.slots > 0 && !entry.done, "a chain that is given back is in flight");
-        debug_assert!(written <= entry.writable, "more written than the chain has room for");
-        let written = written.min(entry.writable);
-        self.count -= 1;
-        if let Some(order) = &mut self.order {
-            entry.done = true;
-            order.written[usize::from(id)] = written;
-            order.flush(&mut self.entries, due);
-        } else {
-            let slots = std::mem::take(&mut entry.slots);
-            due(Due { id, written, chains: 1, slots });
+    /// Notes that `id` is done. What is due then, [`Held::next_due`] says.
+    pub(super) fn finish(&mut self, id: u16, written: u32) {
+        match &mut self.order {
+            None => {
+                let (written, slots) = self.remove(id, written);
+                self.due = Some(Due { id, written, chains: 1, slots });
+            }
+            Some(order) => {
+                let entry = &mut self.entries[usize::from(id)];
+                assert!(entry.slots > 0 && !entry.done, "a chain that is given back is in flight");
+                debug_assert!(written <= entry.writable, "more written than there is room for");
+                entry.done = true;
+                order.written[usize::from(id)] = written.min(entry.writable);
+                self.count -= 1;
+            }
+        }
+    }
+
+    /// The next used element that is due.
+    pub(super) fn next_due(&mut self) -> Option<Due> {
+        match &mut self.order {
+            None => self.due.take(),
+            Some(order) => order.next_due(&mut self.entries),
         }
     }
 }
@@ -141,11 +187,12 @@ impl Order {
         assert!(self.ids[at] == id, "chains are untaken in reverse order");
     }
 
-    /// Hands out the done chains at the front, as few elements as possible: a chain without an
+    /// One element for as many of the done chains at the front as possible: a chain without an
     /// element of its own counts as completely written, so one that is not ends a batch (VIRTIO
     /// 1.4, 2.7.9, 2.8.9).
-    fn flush(&mut self, entries: &mut [Entry], mut due: impl FnMut(Due)) {
+    fn next_due(&mut self, entries: &mut [Entry]) -> Option<Due> {
         let (mut chains, mut slots) = (0, 0);
+        // Bounded: every round takes a chain out.
         while self.len > 0 {
             let id = self.ids[self.first];
             let entry = &mut entries[usize::from(id)];
@@ -164,9 +211,9 @@ impl Order {
             self.len -= 1;
             let next_done = self.len > 0 && entries[usize::from(self.ids[self.first])].done;
             if !full || !next_done || !self.batches {
-                due(Due { id, written, chains, slots });
-                (chains, slots) = (0, 0);
+                return Some(Due { id, written, chains, slots });
             }
         }
+        None
     }
 }

@@ -60,10 +60,10 @@ pub(super) struct PackedDevice {
     used: PackedPoint,
     /// Descriptors between the two.
     taken: u16,
-    /// The first used descriptor the driver can't see yet: its index and the flags it will get.
-    unpublished: Option<(u16, u16)>,
     /// Descriptors given back since the last publication.
     given: u16,
+    /// If there are any, the first of them: its index and the flags it will get.
+    unpublished: (u16, u16),
     /// Descriptors published since we last asked whether to interrupt.
     unsignalled: u32,
     event_idx: bool,
@@ -71,6 +71,8 @@ pub(super) struct PackedDevice {
     held: Held,
     reader: Box<IndirectReader>,
     log: Option<Box<PackedLog>>,
+    /// Neither IN_ORDER nor a log: chains are taken and given back without further ado.
+    simple: bool,
 }
 
 /// What the walk along a chain found.
@@ -98,18 +100,20 @@ impl PackedDevice {
         {
             (available, used) = (PackedPoint::START, PackedPoint::START);
         }
+        let held = Held::new(spec);
         Ok(Self {
             tables,
             size: spec.size,
             available,
             used,
             taken: used.distance_to(available, spec.size),
-            unpublished: None,
+            unpublished: (0, 0),
             given: 0,
             unsignalled: 0,
             event_idx: spec.event_idx,
             indirect: spec.indirect,
-            held: Held::new(spec),
+            simple: held.is_unordered(),
+            held,
             reader: Box::new(IndirectReader::new()),
             log: None,
         })
@@ -130,6 +134,7 @@ impl PackedDevice {
         (self.available, self.used) = (available, used);
         self.taken = used.distance_to(available, self.size);
         self.held.stop_batches();
+        self.simple = false;
         self.log = Some(Box::new(log));
         Ok(())
     }
@@ -165,6 +170,45 @@ impl PackedDevice {
 
     #[inline]
     pub(super) fn take(
+        &mut self,
+        memory: &mut Resolver,
+        chain: &mut Chain,
+    ) -> Result<Option<ChainId>, QueueError> {
+        match self.take_single(chain) {
+            Some(id) => Ok(Some(id)),
+            None => self.take_any(memory, chain),
+        }
+    }
+
+    /// The common case by itself: a chain of one descriptor. Anything else, right or wrong, is left
+    /// to [`PackedDevice::take_any`], which reads it afresh.
+    #[inline]
+    fn take_single(&mut self, chain: &mut Chain) -> Option<ChainId> {
+        let at = self.available;
+        let descriptor = &self.tables.ring[usize::from(at.index)];
+        // Acquire: as in `take_any`.
+        let flags = descriptor.flags(Ordering::Acquire);
+        let single = flag::AVAIL | flag::USED | flag::NEXT | flag::INDIRECT;
+        if flags & single != available_bits(at.wrap) || self.taken >= self.size || !self.simple {
+            return None;
+        }
+        let len = descriptor.len(Ordering::Relaxed);
+        let segment = Segment { addr: DriverAddress(descriptor.addr(Ordering::Relaxed)), len };
+        let id = descriptor.id(Ordering::Relaxed);
+        let write = flags & flag::WRITE != 0;
+        if len == 0
+            || !chain.set_only(segment, write)
+            || !self.held.try_insert(id, if write { len } else { 0 }, 1)
+        {
+            return None;
+        }
+        self.available = at.advanced(1, self.size);
+        self.taken += 1;
+        Some(ChainId::new(id))
+    }
+
+    #[inline(never)]
+    fn take_any(
         &mut self,
         memory: &mut Resolver,
         chain: &mut Chain,
@@ -254,34 +298,51 @@ impl PackedDevice {
 
     #[inline]
     pub(super) fn give_back(&mut self, id: ChainId, written: u32) {
-        let ring = &*self.tables.ring;
-        let (used, taken) = (&mut self.used, &mut self.taken);
-        let (unpublished, given) = (&mut self.unpublished, &mut self.given);
-        let log = &mut self.log;
-        self.held.finish(id.finish(), written, |due| {
-            let descriptor = &ring[usize::from(used.index)];
-            descriptor.set_id(due.id, Ordering::Relaxed);
-            descriptor.set_len(due.written, Ordering::Relaxed);
-            let write = if due.written > 0 { flag::WRITE } else { 0 };
-            let flags = used_bits(used.wrap) | write;
-            // The driver looks at used descriptors in ring order, so holding back the first holds
-            // back all.
-            match unpublished {
-                None => *unpublished = Some((used.index, flags)),
-                Some(_) => descriptor.set_flags(flags, Ordering::Relaxed),
+        let id = id.finish();
+        if self.simple {
+            let (written, slots) = self.held.remove(id, written);
+            self.write_used(id, written, slots);
+        } else {
+            self.give_back_in_order(id, written);
+        }
+    }
+
+    /// Writes the next used descriptor, which stands for so many of the ring's.
+    #[inline]
+    fn write_used(&mut self, id: u16, written: u32, slots: u16) {
+        let PackedPoint { index, wrap } = self.used;
+        let descriptor = &self.tables.ring[usize::from(index)];
+        descriptor.set_id(id, Ordering::Relaxed);
+        descriptor.set_len(written, Ordering::Relaxed);
+        let flags = used_bits(wrap) | if written > 0 { flag::WRITE } else { 0 };
+        // The driver looks at used descriptors in ring order, so holding back the first holds back
+        // all.
+        if self.given == 0 {
+            self.unpublished = (index, flags);
+        } else {
+            descriptor.set_flags(flags, Ordering::Relaxed);
+        }
+        self.used = self.used.advanced(slots, self.size);
+        self.taken -= slots;
+        self.given += slots;
+    }
+
+    /// With IN_ORDER or a log.
+    #[inline(never)]
+    fn give_back_in_order(&mut self, id: u16, written: u32) {
+        self.held.finish(id, written);
+        while let Some(due) = self.held.next_due() {
+            self.write_used(due.id, due.written, due.slots);
+            if let Some(log) = &mut self.log {
+                log.give_back(due.id, self.used);
             }
-            *used = used.advanced(due.slots, self.size);
-            *taken -= due.slots;
-            *given += due.slots;
-            if let Some(log) = log {
-                log.give_back(due.id, *used);
-            }
-        });
+        }
     }
 
     #[inline]
     pub(super) fn publish_used(&mut self) {
-        if let Some((index, flags)) = self.unpublished.take() {
+        if self.given > 0 {
+            let (index, flags) = self.unpublished;
             if let Some(log) = &mut self.log {
                 log.before_publication();
             }

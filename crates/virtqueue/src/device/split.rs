@@ -80,6 +80,8 @@ pub(super) struct SplitDevice {
     held: Held,
     reader: Box<IndirectReader>,
     log: Option<Box<SplitLog>>,
+    /// Neither IN_ORDER nor a log: chains are taken and given back without further ado.
+    simple: bool,
 }
 
 impl SplitDevice {
@@ -94,6 +96,7 @@ impl SplitDevice {
         // position.
         let used = u16::from_le(tables.used_header[INDEX].load(Ordering::Acquire));
         let used = if start.wrapping_sub(used) <= spec.size { used } else { start };
+        let held = Held::new(spec);
         Self {
             tables,
             mask: spec.size - 1,
@@ -103,7 +106,8 @@ impl SplitDevice {
             published: used,
             unsignalled: 0,
             indirect: spec.indirect,
-            held: Held::new(spec),
+            simple: held.is_unordered(),
+            held,
             reader: Box::new(IndirectReader::new()),
             log: None,
         }
@@ -128,6 +132,7 @@ impl SplitDevice {
             self.seen_available = self.next_available;
         }
         self.held.stop_batches();
+        self.simple = false;
         self.log = Some(Box::new(log));
         Ok(())
     }
@@ -159,6 +164,50 @@ impl SplitDevice {
         memory: &mut Resolver,
         chain: &mut Chain,
     ) -> Result<Option<ChainId>, QueueError> {
+        match self.take_single(chain) {
+            Some(id) => Ok(Some(id)),
+            None => self.take_any(memory, chain),
+        }
+    }
+
+    /// The common case by itself: a chain of one descriptor that we know to be available. Anything
+    /// else, right or wrong, is left to [`SplitDevice::take_any`], which reads it afresh.
+    #[inline]
+    fn take_single(&mut self, chain: &mut Chain) -> Option<ChainId> {
+        if self.next_available == self.seen_available || !self.simple {
+            return None;
+        }
+        let head = self.next_head();
+        let descriptor = self.tables.descriptors.get(usize::from(head))?;
+        let flags = descriptor.flags(Ordering::Relaxed);
+        let len = descriptor.len(Ordering::Relaxed);
+        if flags & (flag::NEXT | flag::INDIRECT) != 0 || len == 0 {
+            return None;
+        }
+        let segment = Segment { addr: DriverAddress(descriptor.addr(Ordering::Relaxed)), len };
+        let write = flags & flag::WRITE != 0;
+        if !chain.set_only(segment, write)
+            || !self.held.try_insert(head, if write { len } else { 0 }, 1)
+        {
+            return None;
+        }
+        self.next_available = self.next_available.wrapping_add(1);
+        Some(ChainId::new(head))
+    }
+
+    /// The head at the next available index.
+    #[inline]
+    fn next_head(&self) -> u16 {
+        let slot = ENTRIES + usize::from(self.next_available & self.mask);
+        u16::from_le(self.tables.available[slot].load(Ordering::Relaxed))
+    }
+
+    #[inline(never)]
+    fn take_any(
+        &mut self,
+        memory: &mut Resolver,
+        chain: &mut Chain,
+    ) -> Result<Option<ChainId>, QueueError> {
         chain.clear();
         if let Some(log) = &self.log
             && let Some(&head) = log.again.waiting()
@@ -168,8 +217,7 @@ impl SplitDevice {
         if self.next_available == self.seen_available && !self.look_again()? {
             return Ok(None);
         }
-        let slot = ENTRIES + usize::from(self.next_available & self.mask);
-        let head = u16::from_le(self.tables.available[slot].load(Ordering::Relaxed));
+        let head = self.next_head();
         self.held.check_free(head)?;
         self.walk(head, memory, chain)?;
         let writable = chain.check_bytes()?;
@@ -247,17 +295,34 @@ impl SplitDevice {
 
     #[inline]
     pub(super) fn give_back(&mut self, id: ChainId, written: u32) {
-        let (next_used, used) = (&mut self.next_used, &*self.tables.used);
-        let log = &mut self.log;
-        self.held.finish(id.finish(), written, |due| {
-            let element = &used[usize::from(*next_used & self.mask)];
-            element.set_id(due.id.into(), Ordering::Relaxed);
-            element.set_len(due.written, Ordering::Relaxed);
-            *next_used = next_used.wrapping_add(due.chains);
-            if let Some(log) = log {
+        let id = id.finish();
+        if self.simple {
+            let (written, _) = self.held.remove(id, written);
+            self.write_used(id, written, 1);
+        } else {
+            self.give_back_in_order(id, written);
+        }
+    }
+
+    /// Writes the next used element, which stands for so many chains.
+    #[inline]
+    fn write_used(&mut self, id: u16, written: u32, chains: u16) {
+        let element = &self.tables.used[usize::from(self.next_used & self.mask)];
+        element.set_id(id.into(), Ordering::Relaxed);
+        element.set_len(written, Ordering::Relaxed);
+        self.next_used = self.next_used.wrapping_add(chains);
+    }
+
+    /// With IN_ORDER or a log.
+    #[inline(never)]
+    fn give_back_in_order(&mut self, id: u16, written: u32) {
+        self.held.finish(id, written);
+        while let Some(due) = self.held.next_due() {
+            self.write_used(due.id, due.written, due.chains);
+            if let Some(log) = &mut self.log {
                 log.give_back(due.id);
             }
-        });
+        }
     }
 
     #[inline]
