@@ -76,7 +76,7 @@ impl Chain {
         self.len
     }
 
-    /// Makes this buffer, which is not empty, the only one; false if there is no room even for that.
+    /// Makes this buffer, which is not empty, the only one; false if there is no room even for it.
     #[inline]
     pub(crate) fn set_only(&mut self, segment: Segment, writable: bool) -> bool {
         let Some(slot) = self.segments.first_mut() else { return false };

@@ -192,4 +192,16 @@ impl DeviceQueue {
     pub fn spec(&self) -> &QueueSpec {
         &self.spec
     }
+
+    #[cfg(loom)]
+    pub(crate) fn of_split(tables: SplitTables, spec: &QueueSpec) -> Self {
+        let ring = Ring::Split(SplitDevice::from_tables(tables, spec));
+        Self { ring, spec: spec.clone() }
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn of_packed(tables: PackedTables, spec: &QueueSpec) -> Self {
+        let ring = PackedDevice::from_tables(tables, spec).expect("a good position");
+        Self { ring: Ring::Packed(ring), spec: spec.clone() }
+    }
 }

@@ -243,4 +243,16 @@ impl<T> DriverQueue<T> {
             each(saved.context);
         }
     }
+
+    #[cfg(loom)]
+    pub(crate) fn of_split(tables: crate::device::SplitTables, spec: &QueueSpec) -> Self {
+        let ring = Ring::Split(SplitDriver::from_tables(tables, None, spec, None));
+        Self { ring, spec: spec.clone() }
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn of_packed(tables: crate::device::PackedTables, spec: &QueueSpec) -> Self {
+        let ring = PackedDriver::from_tables(tables, None, spec, None).expect("a good position");
+        Self { ring: Ring::Packed(ring), spec: spec.clone() }
+    }
 }

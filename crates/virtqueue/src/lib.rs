@@ -25,6 +25,7 @@
 #[cfg(test)]
 extern crate self as virtqueue;
 
+mod barrier;
 mod chain;
 mod device;
 mod driver;
@@ -32,6 +33,8 @@ mod error;
 mod event;
 mod inflight;
 mod layout;
+#[cfg(loom)]
+pub mod model;
 mod spec;
 
 pub use chain::{Chain, ChainId, Segment, lost_chains};

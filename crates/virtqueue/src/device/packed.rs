@@ -1,10 +1,11 @@
 use mem::ring::PackedDescriptor;
-use mem::sync::{AtomicU32, Ordering, fence};
+use mem::sync::{AtomicU32, Ordering};
 use mem::{DriverAddress, MemoryMap, Resolver, Table};
 
 use super::flag;
 use super::held::Held;
 use super::indirect::IndirectReader;
+use crate::barrier::Barrier;
 use crate::event::packed_crossed;
 use crate::event::packed_word::{self, Wish};
 use crate::inflight::{LogMemory, LoggedDescriptor, PackedLog, crash_point};
@@ -187,7 +188,7 @@ impl PackedDevice {
         let at = self.available;
         let descriptor = &self.tables.ring[usize::from(at.index)];
         // Acquire: as in `take_any`.
-        let flags = descriptor.flags(Ordering::Acquire);
+        let flags = descriptor.flags(Barrier::SeeAvailable.acquire());
         let single = flag::AVAIL | flag::USED | flag::NEXT | flag::INDIRECT;
         if flags & single != available_bits(at.wrap) || self.taken >= self.size || !self.simple {
             return None;
@@ -220,7 +221,8 @@ impl PackedDevice {
         let at = self.available;
         // Acquire: pairs with the driver's barrier before it writes the first descriptor's flags
         // (VIRTIO 1.4, 2.8.21.2), so the whole chain is visible.
-        let flags = self.tables.ring[usize::from(at.index)].flags(Ordering::Acquire);
+        let first = &self.tables.ring[usize::from(at.index)];
+        let flags = first.flags(Barrier::SeeAvailable.acquire());
         if !has_bits(flags, available_bits(at.wrap)) {
             return Ok(None);
         }
@@ -350,7 +352,7 @@ impl PackedDevice {
             // Release: the other used descriptors, this one's id and length, and the data in the
             // buffers before the flags; pairs with the driver's barrier after it finds the
             // descriptor used.
-            self.tables.ring[usize::from(index)].set_flags(flags, Ordering::Release);
+            self.tables.ring[usize::from(index)].set_flags(flags, Barrier::PublishUsed.release());
             let given = std::mem::take(&mut self.given);
             self.unsignalled = self.unsignalled.saturating_add(given.into());
             if let Some(log) = &mut self.log {
@@ -367,7 +369,7 @@ impl PackedDevice {
         }
         // StoreLoad: the used descriptors before the driver's wish; pairs with the fence in its
         // `arm_interrupt`.
-        fence(Ordering::SeqCst);
+        Barrier::CheckInterrupt.store_load();
         let word = u32::from_le(self.tables.driver_event[0].load(Ordering::Relaxed));
         match packed_word::parse(word, self.event_idx) {
             Wish::Always => true,
@@ -385,7 +387,7 @@ impl PackedDevice {
         self.tables.device_event[0].store(word.to_le(), Ordering::Relaxed);
         // StoreLoad: our wish before the descriptor's flags. Pairs with the fence in the driver's
         // `wants_kick`.
-        fence(Ordering::SeqCst);
+        Barrier::AskForKicks.store_load();
         self.has_available()
     }
 

@@ -1,10 +1,11 @@
 use mem::ring::{Descriptor, UsedElement};
-use mem::sync::{AtomicU16, Ordering, fence};
+use mem::sync::{AtomicU16, Ordering};
 use mem::{DriverAddress, MemoryMap, Resolver, Table};
 
 use super::flag;
 use super::held::Held;
 use super::indirect::IndirectReader;
+use crate::barrier::Barrier;
 use crate::event::{SPLIT_NO_EVENT, split_crossed};
 use crate::inflight::{LogMemory, SplitLog, crash_point};
 use crate::{Chain, ChainId, QueueError, QueuePosition, QueueSpec, Segment};
@@ -234,7 +235,7 @@ impl SplitDevice {
     fn look_again(&mut self) -> Result<bool, QueueError> {
         // Acquire: pairs with the driver's barrier before it stores the index (VIRTIO 1.4,
         // 2.7.13.3.1), so what it wrote to the ring and to the descriptors before is visible.
-        let to = self.available_index(Ordering::Acquire);
+        let to = self.available_index(Barrier::SeeAvailable.acquire());
         let from = self.next_available;
         if to.wrapping_sub(from) > self.mask + 1 {
             return Err(QueueError::AvailableIndexJumped { from, to, size: self.mask + 1 });
@@ -334,7 +335,8 @@ impl SplitDevice {
         crash_point();
         // Release: the elements, and the data written to the buffers, before the index (VIRTIO 1.4,
         // 2.7.8.2); pairs with the driver's barrier after it loads the index.
-        self.tables.used_header[INDEX].store(self.next_used.to_le(), Ordering::Release);
+        self.tables.used_header[INDEX]
+            .store(self.next_used.to_le(), Barrier::PublishUsed.release());
         self.published = self.next_used;
         if let Some(log) = &mut self.log {
             log.published(self.next_used);
@@ -350,7 +352,7 @@ impl SplitDevice {
         }
         // StoreLoad: the used index before the driver's wish. Pairs with the fence in its
         // `arm_interrupt`: either we see its new wish here, or it sees our new index there.
-        fence(Ordering::SeqCst);
+        Barrier::CheckInterrupt.store_load();
         if self.tables.available_event.is_some() {
             let event = u16::from_le(self.tables.used_event().load(Ordering::Relaxed));
             split_crossed(event, self.published, published)
@@ -367,7 +369,7 @@ impl SplitDevice {
             None => self.tables.used_header[FLAGS].store(0, Ordering::Relaxed),
         }
         // StoreLoad: our wish before the driver's index. Pairs with the fence in its `wants_kick`.
-        fence(Ordering::SeqCst);
+        Barrier::AskForKicks.store_load();
         self.has_available()
     }
 

@@ -1,9 +1,10 @@
 use mem::ring::PackedDescriptor;
-use mem::sync::{Ordering, fence};
+use mem::sync::Ordering;
 use mem::{MemoryMap, Table};
 
 use super::IndirectArea;
 use super::ledger::{Ledger, NO_TABLE, Offer};
+use crate::barrier::Barrier;
 use crate::device::{PackedTables, available_bits, flag, has_bits, used_bits};
 use crate::event::packed_crossed;
 use crate::event::packed_word::{self, Wish};
@@ -160,7 +161,8 @@ impl<T> PackedDriver<T> {
         if let Some((index, flags)) = self.unpublished.take() {
             // Release: all other descriptors, and the data, before these flags (VIRTIO 1.4,
             // 2.8.21.2); pairs with the device's barrier after it finds the descriptor available.
-            self.tables.ring[usize::from(index)].set_flags(flags, Ordering::Release);
+            self.tables.ring[usize::from(index)]
+                .set_flags(flags, Barrier::PublishAvailable.release());
             let offered = std::mem::take(&mut self.offered);
             self.unsignalled = self.unsignalled.saturating_add(offered.into());
         }
@@ -174,7 +176,7 @@ impl<T> PackedDriver<T> {
         }
         // StoreLoad: the descriptors before the device's wish; pairs with the fence in its
         // `arm_kick`.
-        fence(Ordering::SeqCst);
+        Barrier::CheckKick.store_load();
         let word = u32::from_le(self.tables.device_event[0].load(Ordering::Relaxed));
         match packed_word::parse(word, self.event_idx) {
             Wish::Always => true,
@@ -190,7 +192,7 @@ impl<T> PackedDriver<T> {
         } else {
             let descriptor = &self.tables.ring[usize::from(self.used.index)];
             // Acquire: pairs with the device's barrier before it writes the flags.
-            let flags = descriptor.flags(Ordering::Acquire);
+            let flags = descriptor.flags(Barrier::SeeUsed.acquire());
             if !has_bits(flags, used_bits(self.used.wrap)) {
                 return Ok(None);
             }
@@ -226,7 +228,7 @@ impl<T> PackedDriver<T> {
         self.tables.driver_event[0].store(word.to_le(), Ordering::Relaxed);
         // StoreLoad: our wish before the descriptor's flags; pairs with the fence in the device's
         // `wants_interrupt`.
-        fence(Ordering::SeqCst);
+        Barrier::AskForInterrupts.store_load();
         self.has_used()
     }
 

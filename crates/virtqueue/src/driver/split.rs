@@ -1,10 +1,11 @@
 use mem::MemoryMap;
 use mem::Table;
 use mem::ring::Descriptor;
-use mem::sync::{Ordering, fence};
+use mem::sync::Ordering;
 
 use super::IndirectArea;
 use super::ledger::{Ledger, NO_TABLE, Offer};
+use crate::barrier::Barrier;
 use crate::device::{SplitTables, flag, split_header};
 use crate::event::{SPLIT_NO_EVENT, split_crossed};
 use crate::{QueueError, QueuePosition, QueueSpec};
@@ -154,7 +155,7 @@ impl<T> SplitDriver<T> {
         // Release: descriptors, ring entries and data before the index (VIRTIO 1.4, 2.7.13.3.1);
         // pairs with the device's barrier after it loads the index.
         let index = &self.tables.available[split_header::INDEX];
-        index.store(self.next_available.to_le(), Ordering::Release);
+        index.store(self.next_available.to_le(), Barrier::PublishAvailable.release());
         self.published = self.next_available;
         self.unsignalled = self.unsignalled.saturating_add(new.into());
     }
@@ -167,7 +168,7 @@ impl<T> SplitDriver<T> {
         }
         // StoreLoad: the available index before the device's wish; pairs with the fence in its
         // `arm_kick`.
-        fence(Ordering::SeqCst);
+        Barrier::CheckKick.store_load();
         match &self.tables.available_event {
             Some(event) => {
                 let event = u16::from_le(event[0].load(Ordering::Relaxed));
@@ -201,7 +202,7 @@ impl<T> SplitDriver<T> {
     fn look_again(&mut self) -> Result<bool, QueueError> {
         // Acquire: pairs with the device's barrier before it stores the index, so the elements and
         // the data are visible.
-        let to = self.used_index(Ordering::Acquire);
+        let to = self.used_index(Barrier::SeeUsed.acquire());
         let (from, in_flight) = (self.next_used, self.ledger.in_flight());
         if to.wrapping_sub(from) > in_flight {
             return Err(QueueError::UsedIndexJumped { from, to, in_flight });
@@ -239,7 +240,7 @@ impl<T> SplitDriver<T> {
         }
         // StoreLoad: our wish before the device's index; pairs with the fence in its
         // `wants_interrupt`.
-        fence(Ordering::SeqCst);
+        Barrier::AskForInterrupts.store_load();
         self.has_used()
     }
 
