@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use bridge::{BridgeParts, CopyMover, Mover, QueueBridge, RateLimits, TranslateMover};
+use bridge::{
+    BridgeParts, CopyMover, Ends, Mover, PoolPlace, QueueBridge, RateLimits, TranslateMover,
+};
 use mem::{DriverAddress, Mapping};
 use sys::EventFd;
 use virtio::{EventSource, Notifier};
@@ -142,7 +144,8 @@ fn copy(lab: &Lab, load: Load) -> Result<Sample> {
     let bytes = bridge::DEFAULT_POOL_BYTES;
     let pool = Mapping::new_memfd("pool", bytes)?;
     mem::Span::of_mapping(&pool, 0, bytes).context("the whole pool")?.zero();
-    let mover = CopyMover::new(pool, 0, bytes, DriverAddress(POOL), SIZE);
+    let place = PoolPlace { mapping: pool, offset: 0, bytes, at: DriverAddress(POOL) };
+    let mover = CopyMover::new(place, SIZE);
     bridged(lab, &scene, load, mover)
 }
 
@@ -150,21 +153,23 @@ fn bridged<M: Mover>(lab: &Lab, scene: &Scene, load: Load, mover: M) -> Result<S
     let map = scene.guest.map();
     let (events, _source) = EventSource::new()?;
     let mut bridge = QueueBridge::new(BridgeParts {
-        index: 0,
-        name: "bench".into(),
+        ends: Ends {
+            index: 0,
+            name: "bench".into(),
+            kick: None,
+            call: Notifier::none(),
+            device_kick: Arc::new(EventFd::new()?),
+            device_call: Arc::new(EventFd::new()?),
+            observer: None,
+            counters: Arc::default(),
+            events,
+        },
         driver: DeviceQueue::new(&map, &scene.a)?,
         memory: scene.guest.space.reader(),
-        kick: None,
-        call: Notifier::none(),
         device: DriverQueue::new(&map, &scene.b, None)?,
         device_memory: map,
-        device_kick: Arc::new(EventFd::new()?),
-        device_call: Arc::new(EventFd::new()?),
         mover,
         limits: RateLimits::default(),
-        observer: None,
-        counters: Arc::default(),
-        events,
     });
     scene.measure(lab, load.in_flight, || match bridge.poll(BURST.into()) {
         Progress::Worked => Ok(1),

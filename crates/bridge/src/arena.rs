@@ -3,6 +3,8 @@ use std::sync::Arc;
 use mem::{Access, DriverAddress, Mapping, MemoryError, MemoryMap, Region};
 use virtqueue::{IndirectArea, QueueAddresses, QueuePosition, QueueSpec, RingFormat, ring_layout};
 
+use crate::PoolPlace;
+
 /// Where our memory begins in the device's address space if nothing is in the way: above the
 /// guest-physical addresses of any machine, below the end of what IOMMUs translate.
 const LOWEST: u64 = 1 << 46;
@@ -81,11 +83,6 @@ impl Arena {
         &self.map
     }
 
-    /// The file behind it.
-    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
-        &self.mapping
-    }
-
     /// The largest size of a queue there is room for.
     pub(crate) fn size(&self, index: u16) -> u16 {
         self.places[usize::from(index)].size
@@ -117,10 +114,11 @@ impl Arena {
         tables_for(place.size, self.address(place.tables))
     }
 
-    /// The queue's pool: its offset in the mapping, and its address for the device.
-    pub(crate) fn pool(&self, index: u16) -> (usize, DriverAddress) {
+    /// The queue's pool, of as many bytes as this memory was made for.
+    pub(crate) fn pool(&self, index: u16, bytes: usize) -> PoolPlace {
         let offset = self.places[usize::from(index)].pool;
-        (offset, self.address(offset))
+        let at = self.address(offset);
+        PoolPlace { mapping: Arc::clone(&self.mapping), offset, bytes, at }
     }
 
     fn address(&self, offset: usize) -> DriverAddress {
@@ -212,10 +210,10 @@ mod tests {
                 assert!(end <= arena.tables(index).at.0);
             }
             let tables = arena.tables(index);
-            assert!(tables.at.0 + tables.bytes() as u64 <= arena.pool(index).1.0);
+            assert!(tables.at.0 + tables.bytes() as u64 <= arena.pool(index, 1 << 20).at.0);
         }
         assert!(
-            arena.pool(2).1.0 + (1 << 20)
+            arena.pool(2, 1 << 20).at.0 + (1 << 20)
                 <= arena.spec(3, 8, RingFormat::Split).addresses.descriptor.0
         );
     }

@@ -27,8 +27,8 @@ pub(crate) fn offered(mode: Mode, device: Features) -> Features {
     }
     let mut offered = (device - HIDDEN) | OURS;
     if mode == Mode::Remote {
-        // Each indirect table would cost another round trip.
-        offered = offered - Features::INDIRECT_DESC;
+        // Each indirect table would cost another round trip, and only split rings are mirrored.
+        offered = offered - (Features::INDIRECT_DESC | Features::RING_PACKED);
     }
     if !device.has(Features::VERSION_1) {
         offered = offered - Features::RING_PACKED;

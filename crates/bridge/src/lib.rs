@@ -12,7 +12,8 @@
 //!
 //! What happens to the bytes is the mover's business: `Translate` hands the driver's addresses on
 //! after checking them,
-//! `Copy` moves the bytes through a pool that is all the device can reach. Since the two rings
+//! `Copy` moves the bytes through a pool that is all the device can reach. Where the driver's ring
+//! can't be mapped at all, another task does the same by transfers (`remote`). Since the two rings
 //! know nothing of each other, their formats, sizes and features need not match.
 //!
 //! The two sides are hostile to each other. A broken rule on the driver's side stops that queue;
@@ -23,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod arena;
+mod blocks;
 mod control;
 mod copy;
 mod counters;
@@ -36,10 +38,12 @@ mod parts;
 mod pool;
 mod queue_bridge;
 mod rate;
+mod remote;
 mod shadow;
 mod spaces;
 mod translate;
 
+pub use blocks::PoolPlace;
 pub use copy::CopyMover;
 pub use counters::{Counters, Snapshot};
 pub use mode::Mode;
@@ -47,7 +51,7 @@ pub use mover::{Mover, MoverError, Step};
 pub use options::{
     BridgeOptions, DEFAULT_POOL_BYTES, MAX_POOL_BYTES, MIN_POOL_BYTES, Observer, RateLimits,
 };
-pub use parts::{BridgeParts, Request};
+pub use parts::{BridgeParts, Ends, Request};
 pub use queue_bridge::QueueBridge;
 pub use shadow::Shadow;
 pub use translate::TranslateMover;

@@ -16,6 +16,9 @@ pub enum MoverError {
     /// The chain's memory is not as it should be; [`QueueError::Miss`] may pass.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// A transfer from or to the driver's memory failed.
+    #[error("a transfer from or to the driver's memory: {0}")]
+    Link(#[from] mem::remote::RemoteError),
     /// The chain will never fit.
     #[error("a request of {bytes} bytes needs a larger pool than {pool} bytes")]
     TooLarge {

@@ -3,13 +3,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mem::{DriverAddress, MemoryMap};
-use virtio::DeviceEvent;
 use virtqueue::{Chain, ChainId, IndirectArea, QueueError, QueuePosition, QueueSpec};
 use worker::{Progress, Task};
 
 use crate::fault::Fault;
+use crate::parts::Ends;
 use crate::rate::Limiter;
-use crate::{BridgeParts, Counters, Mover, MoverError, Request, Step, log_limit};
+use crate::{BridgeParts, Counters, Mover, MoverError, Request, Step};
 
 /// After this long without a word a queue that was busy looks again, once: a peer that lies about
 /// when it wants to be notified, or a notification lost on the way, costs this much and not the
@@ -71,14 +71,14 @@ impl<M: Mover> QueueBridge<M> {
     /// What the queue has done.
     #[must_use]
     pub fn counters(&self) -> &Arc<Counters> {
-        &self.parts.counters
+        &self.parts.ends.counters
     }
 
     /// The device went away, or came back.
     pub fn set_gone(&mut self, gone: bool) {
         self.gone = gone;
         if !gone && !self.over {
-            self.parts.device_kick.signal();
+            self.parts.ends.device_kick.signal();
         }
     }
 
@@ -99,7 +99,7 @@ impl<M: Mover> QueueBridge<M> {
         self.sweep();
         let parts = &mut self.parts;
         parts.device.restart(&parts.device_memory, spec, indirect)?;
-        parts.counters.restarts.add(1);
+        parts.ends.counters.restarts.add(1);
         Ok(!self.over)
     }
 
@@ -129,9 +129,8 @@ impl<M: Mover> QueueBridge<M> {
                 lost += 1;
             }
         }
-        if lost > 0 && !self.over && log_limit::allowed() {
-            let (name, queue) = (&self.parts.name, self.parts.index);
-            tracing::warn!(%name, queue, lost, "the device stopped amid requests it had begun");
+        if !self.over {
+            self.parts.ends.warn_of_lost(lost);
         }
         self.parts.driver.position()
     }
@@ -143,7 +142,8 @@ impl<M: Mover> QueueBridge<M> {
             self.bind(changed).and_then(|bound| if bound { self.collect(u32::MAX) } else { Ok(0) });
         self.parts.memory.leave();
         if let Err(fault) = result {
-            self.fail(&fault);
+            self.over = true;
+            self.parts.ends.fail(&fault);
         }
     }
 
@@ -195,10 +195,7 @@ impl<M: Mover> QueueBridge<M> {
             Ok(()) => {}
             Err(error) => return self.incomplete(request, written, error),
         }
-        if let Some(observer) = &parts.observer {
-            observer.inbound(parts.index, request.id.index(), written);
-        }
-        parts.counters.bytes_in.add(written.into());
+        parts.ends.completed(request.id.index(), written);
         parts.driver.give_back(request.id, written);
         Ok(true)
     }
@@ -227,17 +224,12 @@ impl<M: Mover> QueueBridge<M> {
     fn publish_used(&mut self, done: u32) {
         let parts = &mut self.parts;
         parts.driver.publish_used();
-        parts.counters.completions.add(done.into());
+        parts.ends.counters.completions.add(done.into());
         let map = parts.memory.resolver().map();
         if map.dirty_log().is_some() {
             mark_ring_dirty(map, parts.driver.spec());
         }
-        if !parts.driver.wants_interrupt() {
-            parts.counters.suppressed_interrupts.add(1);
-        } else if !parts.observer.as_ref().is_some_and(|o| o.lose_interrupt(parts.index)) {
-            parts.counters.interrupts.add(1);
-            parts.call.signal();
-        }
+        parts.ends.interrupt(parts.driver.wants_interrupt());
     }
 
     /// Carries what the driver has made available to the device.
@@ -257,10 +249,11 @@ impl<M: Mover> QueueBridge<M> {
             done += 1;
         }
         if done > 0 {
-            self.parts.counters.chains.add(done.into());
-            self.parts.counters.bytes_out.add(bytes);
+            self.parts.ends.counters.chains.add(done.into());
+            self.parts.ends.counters.bytes_out.add(bytes);
             self.parts.device.publish_available();
-            self.notify_device();
+            let wanted = self.parts.device.wants_kick() && !self.gone;
+            self.parts.ends.kick_device(wanted);
         }
         Ok(done)
     }
@@ -274,7 +267,7 @@ impl<M: Mover> QueueBridge<M> {
         }
         if let Some(at) = self.limiter.as_ref().and_then(|l| l.wait_until(Instant::now())) {
             if self.parts.driver.has_available() {
-                self.parts.counters.throttled.add(1);
+                self.parts.ends.counters.throttled.add(1);
                 self.blocked = Blocked::Rate(at);
             }
             return Ok(None);
@@ -307,7 +300,7 @@ impl<M: Mover> QueueBridge<M> {
         let load = match step {
             Ok(Step::Ready(load)) => load,
             Ok(Step::Wait) => {
-                parts.counters.backpressure.add(1);
+                parts.ends.counters.backpressure.add(1);
                 parts.driver.untake(id);
                 self.blocked = Blocked::Room;
                 return Ok(None);
@@ -325,9 +318,7 @@ impl<M: Mover> QueueBridge<M> {
             },
         };
         let (readable, writable) = parts.mover.segments(&self.chain);
-        if let Some(observer) = &parts.observer {
-            observer.outbound(parts.index, id.index(), readable, writable);
-        }
+        parts.ends.offered(id.index(), readable, writable);
         let request = Request { id, ordinal: self.taken, load };
         let offered = parts.device.offer(readable, writable, request);
         assert!(offered.is_ok(), "there was room a moment ago");
@@ -338,54 +329,19 @@ impl<M: Mover> QueueBridge<M> {
         Ok(Some(self.chain.readable_len()))
     }
 
-    #[inline]
-    fn notify_device(&mut self) {
-        let parts = &mut self.parts;
-        if !parts.device.wants_kick() || self.gone {
-            parts.counters.suppressed_kicks.add(1);
-        } else if !parts.observer.as_ref().is_some_and(|o| o.lose_kick(parts.index)) {
-            parts.counters.kicks.add(1);
-            parts.device_kick.signal();
-        }
-    }
-
     /// Waits for a translation, which comes with a change of the driver's memory.
     #[cold]
     fn miss(&mut self, at: DriverAddress) {
         self.blocked = Blocked::Translation;
-        self.parts.counters.misses.add(1);
+        self.parts.ends.counters.misses.add(1);
         self.parts.memory.space().report_miss(at);
-    }
-
-    /// Gives up: reports whose fault it was, to our side only.
-    #[cold]
-    fn fail(&mut self, fault: &Fault) {
-        self.over = true;
-        let parts = &self.parts;
-        parts.counters.errors.add(1);
-        let (name, queue) = (&parts.name, parts.index);
-        let event = match fault {
-            Fault::Driver(error) => {
-                if log_limit::allowed() {
-                    tracing::warn!(%name, queue, %error, "the driver broke a rule: queue stopped");
-                }
-                DeviceEvent::QueueBroken { index: queue, reason: error.to_string() }
-            }
-            Fault::Device(error) => {
-                if log_limit::allowed() {
-                    tracing::warn!(%name, queue, %error, "the device broke a rule: needs a reset");
-                }
-                DeviceEvent::NeedsReset(format!("queue {queue} of {name}: {error}"))
-            }
-        };
-        parts.events.send(event);
     }
 }
 
 impl<M: Mover> Task for QueueBridge<M> {
     fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
-        let kick = self.parts.kick.as_ref().map(|kick| kick.as_fd());
-        kick.into_iter().chain([self.parts.device_call.as_fd()]).collect()
+        let kick = self.parts.ends.kick.as_ref().map(|kick| kick.as_fd());
+        kick.into_iter().chain([self.parts.ends.device_call.as_fd()]).collect()
     }
 
     fn poll(&mut self, budget: u32) -> Progress {
@@ -397,7 +353,7 @@ impl<M: Mover> Task for QueueBridge<M> {
         self.parts.memory.leave();
         let copied = self.parts.mover.take_copied();
         if copied > 0 {
-            self.parts.counters.copied_bytes.add(copied);
+            self.parts.ends.counters.copied_bytes.add(copied);
         }
         match result {
             Ok(0) => Progress::Idle,
@@ -406,7 +362,8 @@ impl<M: Mover> Task for QueueBridge<M> {
                 Progress::Worked
             }
             Err(fault) => {
-                self.fail(&fault);
+                self.over = true;
+                self.parts.ends.fail(&fault);
                 Progress::Finished
             }
         }
@@ -425,6 +382,9 @@ impl<M: Mover> Task for QueueBridge<M> {
         self.parts.memory.leave();
         let waits = !more && self.active && self.parts.device.in_flight() > 0;
         self.recheck = waits.then(|| Instant::now() + RECHECK);
+        if self.parts.ends.kick.is_none() && !more {
+            self.recheck = Some(Instant::now() + Ends::POLL_INTERVAL);
+        }
         self.active &= more;
         more
     }
@@ -438,7 +398,7 @@ impl<M: Mover> Task for QueueBridge<M> {
         self.parts.memory.leave();
         self.parts.device.disarm_interrupt();
         if self.recheck.take().is_some_and(|at| at <= Instant::now()) && !self.gone {
-            self.parts.device_kick.signal();
+            self.parts.ends.device_kick.signal();
         }
     }
 

@@ -12,12 +12,13 @@ use virtqueue::{DeviceQueue, DriverQueue, IndirectArea, QueuePosition, QueueSpec
 use worker::Workers;
 
 use crate::arena::Arena;
-use crate::control::Control;
+use crate::control::{Carrier, Control};
 use crate::mode::{Choice, Situation, choose};
+use crate::remote::{RemoteParts, RemoteQueue};
 use crate::spaces::Spaces;
 use crate::{
-    BridgeOptions, BridgeParts, CopyMover, Counters, Mode, Mover, QueueBridge, TranslateMover,
-    features,
+    BridgeOptions, BridgeParts, CopyMover, Counters, Ends, Mode, Mover, QueueBridge,
+    TranslateMover, features,
 };
 
 /// Keys of the two things that wake the control side; it does not matter which it was.
@@ -227,16 +228,11 @@ impl Shadow {
         };
         let control = match self.choice.mode {
             Mode::Copy => {
-                let (offset, at) = spaces.arena.pool(index);
-                let mapping = Arc::clone(spaces.arena.mapping());
-                let bytes = self.options.pool_size();
-                let mover = CopyMover::new(mapping, offset, bytes, at, shown.spec.size);
+                let place = spaces.arena.pool(index, self.options.pool_size());
+                let mover = CopyMover::new(place, shown.spec.size);
                 self.carry(spaces, &setup, &shown, tables, mover)?
             }
-            Mode::Remote => {
-                let why = "queues in memory reached by messages can't be served yet";
-                return Err(DeviceError::Refused(why.into()));
-            }
+            Mode::Remote => self.carry_far(spaces, &setup, &shown, tables)?,
             _ => self.carry(spaces, &setup, &shown, tables, TranslateMover::new())?,
         };
         match self.inner.start_queue(shown.clone()) {
@@ -260,31 +256,54 @@ impl Shadow {
         tables: Option<IndirectArea>,
         mover: M,
     ) -> Result<Box<dyn Control>, DeviceError> {
-        let workers = Workers::shared().map_err(DeviceError::system("starting a worker thread"))?;
-        let memory = spaces.confirmed.reader();
-        let ring = DeviceQueue::new(&spaces.confirmed.current(), &driver.spec)?;
+        let task = QueueBridge::new(BridgeParts {
+            ends: self.ends(driver, device)?,
+            driver: DeviceQueue::new(&spaces.confirmed.current(), &driver.spec)?,
+            memory: spaces.confirmed.reader(),
+            device: DriverQueue::new(spaces.arena.map(), &device.spec, tables)?,
+            device_memory: Arc::clone(spaces.arena.map()),
+            mover,
+            limits: self.options.limits,
+        });
+        spawn(task)
+    }
+
+    /// The same where the driver's ring is reached by transfers.
+    fn carry_far(
+        &self,
+        spaces: &Spaces,
+        driver: &QueueSetup,
+        device: &QueueSetup,
+        tables: Option<IndirectArea>,
+    ) -> Result<Box<dyn Control>, DeviceError> {
+        let task = RemoteQueue::new(RemoteParts {
+            ends: self.ends(driver, device)?,
+            spec: driver.spec.clone(),
+            memory: spaces.confirmed.reader(),
+            device: DriverQueue::new(spaces.arena.map(), &device.spec, tables)?,
+            device_memory: Arc::clone(spaces.arena.map()),
+            pool: spaces.arena.pool(driver.index, self.options.pool_size()),
+            limits: self.options.limits,
+        })?;
+        spawn(task)
+    }
+
+    fn ends(&self, driver: &QueueSetup, device: &QueueSetup) -> Result<Ends, DeviceError> {
         let events = (device.kick.clone(), device.call.event());
         let (Some(device_kick), Some(device_call)) = events else {
             return Err(DeviceError::NoSuchQueue(driver.index));
         };
-        let task = QueueBridge::new(BridgeParts {
+        Ok(Ends {
             index: driver.index,
             name: Arc::clone(&self.name),
-            driver: ring,
-            memory,
             kick: driver.kick.clone(),
             call: driver.call.clone(),
-            device: DriverQueue::new(spaces.arena.map(), &device.spec, tables)?,
-            device_memory: Arc::clone(spaces.arena.map()),
             device_kick,
             device_call,
-            mover,
-            limits: self.options.limits,
             observer: self.options.observer.clone(),
             counters: Arc::clone(&self.counters[usize::from(driver.index)]),
             events: self.sink.clone(),
-        });
-        Ok(Box::new(workers.spawn(task)))
+        })
     }
 
     /// Starts the queues again on a device that came back.
@@ -452,6 +471,11 @@ impl VirtioDevice for Shadow {
         events.extend(self.events.drain());
         events
     }
+}
+
+fn spawn<T: Carrier>(task: T) -> Result<Box<dyn Control>, DeviceError> {
+    let workers = Workers::shared().map_err(DeviceError::system("starting a worker thread"))?;
+    Ok(Box::new(workers.spawn(task)))
 }
 
 fn system(source: io::Error) -> DeviceError {

@@ -45,8 +45,6 @@ fn requests_allocate_nothing() {
     let formats = [RingFormat::Split, RingFormat::Packed];
     for (driver, device) in formats.into_iter().flat_map(|a| formats.map(|b| (a, b))) {
         count(Relay::new(driver, device, 1500, |_| TranslateMover::new()));
-        count(Relay::new(driver, device, 1500, |place| {
-            CopyMover::new(place.mapping.clone(), place.offset, place.bytes, place.at, place.size)
-        }));
+        count(Relay::new(driver, device, 1500, |place| CopyMover::new(place, relay::SIZE)));
     }
 }

@@ -217,7 +217,10 @@ fn a_buffer_up_to_the_last_byte_is_fine() {
 }
 
 /// What a device may do wrong, given the id of the only chain in flight and its writable length.
-fn device_attacks(id: u32, writable: u32) -> Vec<(&'static str, Vec<(u32, u32)>, u16)> {
+/// What is wrong, the used elements, the used index.
+type DeviceAttack = (&'static str, Vec<(u32, u32)>, u16);
+
+fn device_attacks(id: u32, writable: u32) -> Vec<DeviceAttack> {
     vec![
         ("an id beyond the queue", vec![(u32::from(SIZE), 0)], 1),
         ("a huge id", vec![(u32::MAX, 0)], 1),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bridge::{BridgeParts, Mover, QueueBridge, RateLimits, Request};
+use bridge::{BridgeParts, Ends, Mover, PoolPlace, QueueBridge, RateLimits, Request};
 use mem::{Access, AddressSpace, DriverAddress, Mapping, MemoryMap, Region, Resolver};
 use sys::EventFd;
 use virtio::{EventSource, Notifier};
@@ -12,7 +12,7 @@ use virtqueue::{
 };
 use worker::Task;
 
-const SIZE: u16 = 256;
+pub const SIZE: u16 = 256;
 const DRIVER: u64 = 0x7_0000_0000;
 const DEVICE: u64 = 0x55_0000_0000;
 const DATA: usize = 1 << 20;
@@ -27,15 +27,6 @@ pub struct Relay<M: Mover> {
     chain: Chain,
     bytes: u32,
     next: u64,
-}
-
-/// Where a mover that copies has its pool.
-pub struct Place {
-    pub mapping: Arc<Mapping>,
-    pub offset: usize,
-    pub bytes: usize,
-    pub at: DriverAddress,
-    pub size: u16,
 }
 
 fn memory(name: &str, start: u64) -> (Arc<Mapping>, MemoryMap) {
@@ -68,7 +59,7 @@ impl<M: Mover> Relay<M> {
         driver_format: RingFormat,
         device_format: RingFormat,
         bytes: u32,
-        mover: impl FnOnce(Place) -> M,
+        mover: impl FnOnce(PoolPlace) -> M,
     ) -> Self {
         let (_, driver_map) = memory("driver", DRIVER);
         let (mapping, device_map) = memory("device", DEVICE);
@@ -78,30 +69,27 @@ impl<M: Mover> Relay<M> {
         let space = Arc::new(AddressSpace::new(driver_map));
         let to_device: DriverQueue<Request<M::Load>> =
             DriverQueue::new(&device_map, &far, None).unwrap();
-        let place = Place {
-            mapping,
-            offset: POOL,
-            bytes: POOL,
-            at: DriverAddress(DEVICE + POOL as u64),
-            size: SIZE,
-        };
+        let at = DriverAddress(DEVICE + POOL as u64);
+        let place = PoolPlace { mapping, offset: POOL, bytes: POOL, at };
         let event = || Arc::new(EventFd::new().unwrap());
         let bridge = QueueBridge::new(BridgeParts {
-            index: 0,
-            name: "relay".into(),
+            ends: Ends {
+                index: 0,
+                name: "relay".into(),
+                kick: None,
+                call: Notifier::none(),
+                device_kick: event(),
+                device_call: event(),
+                observer: None,
+                counters: Arc::default(),
+                events: EventSource::new().unwrap().0,
+            },
             driver: DeviceQueue::new(&space.current(), &near).unwrap(),
             memory: space.reader(),
-            kick: None,
-            call: Notifier::none(),
             device: to_device,
             device_memory: Arc::clone(&device_map),
-            device_kick: event(),
-            device_call: event(),
             mover: mover(place),
             limits: RateLimits::default(),
-            observer: None,
-            counters: Arc::default(),
-            events: EventSource::new().unwrap().0,
         });
         let device = DeviceQueue::new(&device_map, &far).unwrap();
         let memory = Resolver::new(device_map);

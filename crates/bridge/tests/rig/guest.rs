@@ -1,6 +1,9 @@
 use std::sync::Arc;
 
-use mem::{Access, AddressSpace, DriverAddress, Mapping, MemoryMap, Region};
+use mem::remote::RemoteMemory;
+use mem::{Access, AddressSpace, Backing, DriverAddress, Mapping, MemoryMap, Region};
+
+use super::link::FakeRemote;
 
 /// Where the driver's memory begins.
 pub const POISON: u64 = 0x7_0000_0000;
@@ -15,10 +18,13 @@ pub struct Guest {
     pub space: Arc<AddressSpace>,
     /// The same, always mapped: how the driver itself sees it.
     pub own: Arc<MemoryMap>,
+    /// The link, if part of it is behind one.
+    pub link: FakeRemote,
 }
 
 impl Guest {
-    pub fn new(_remote: bool) -> Self {
+    /// Memory that is mapped, or of which the rings and half of the data are behind a link.
+    pub fn new(remote: bool) -> Self {
         let rings = Mapping::new_memfd("rings", RINGS_BYTES as usize).unwrap();
         let low = Mapping::new_memfd("low", DATA_BYTES as usize / 2).unwrap();
         let high = Mapping::new_memfd("high", DATA_BYTES as usize / 2).unwrap();
@@ -29,9 +35,18 @@ impl Guest {
         };
         let regions =
             vec![region(POISON, &rings), region(DATA, &low), region(DATA + DATA_BYTES / 2, &high)];
-        let map = MemoryMap::new(regions).unwrap();
-        let space = Arc::new(AddressSpace::new(map));
-        let own = space.current();
-        Self { space, own }
+        let own = Arc::new(MemoryMap::new(regions.clone()).unwrap());
+        let link = FakeRemote::new(Arc::clone(&own));
+        let backing: Arc<dyn RemoteMemory> = Arc::new(link.clone());
+        let far = |mut region: Region| {
+            region.backing = Backing::Remote(Arc::clone(&backing));
+            region
+        };
+        // The upper half of the data stays mapped, as video memory might.
+        let far =
+            |region: Region| if region.end() < DATA + DATA_BYTES { far(region) } else { region };
+        let shown = if remote { regions.into_iter().map(far).collect() } else { regions };
+        let space = Arc::new(AddressSpace::new(MemoryMap::new(shown).unwrap()));
+        Self { space, own, link }
     }
 }

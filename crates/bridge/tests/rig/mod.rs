@@ -5,6 +5,7 @@
 pub mod device;
 pub mod driver;
 pub mod guest;
+pub mod link;
 
 use std::sync::Arc;
 use std::time::Duration;
