@@ -49,6 +49,10 @@ pub struct Disk {
 const LIMIT: Duration = Duration::from_secs(10);
 
 impl Disk {
+    /// The feature with which a device may answer writes before they are on the medium, until a
+    /// flush (VIRTIO 1.4, 5.2.3).
+    pub const FLUSH: Features = Features::bit(9);
+
     /// Brings the device up with `depth` slots of `block_bytes` each. Of `wish`, the features on
     /// offer are accepted.
     ///

@@ -1,11 +1,13 @@
 //! The block rows: write a pattern, read it back, compare.
 
+use std::fs::File;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use driver::{Disk, Operation, SECTOR_BYTES};
 
-use super::path::Path;
+use super::path::Path as Way;
 use super::report::{Meter, Row};
 use crate::address::{self, Address};
 
@@ -15,21 +17,21 @@ const BLOCK_BYTES: usize = 4096;
 /// Requests in flight.
 const DEPTH: usize = 32;
 
-/// A scratch image of `mib` MiB that is gone when the device is.
-pub fn device(mib: u32) -> Result<Address> {
-    let file = tempfile::tempfile().context("can't make a scratch image")?;
+/// A scratch image of `mib` MiB in `folder`.
+pub fn device(folder: &Path, mib: u32) -> Result<Address> {
+    let image = folder.join("disk.img");
+    let file = File::create(&image).context("can't make a scratch image")?;
     file.set_len(u64::from(mib) << 20).context("can't make the scratch image that large")?;
-    let fd = std::os::fd::IntoRawFd::into_raw_fd(file);
-    // The device opens it anew through /proc; our own descriptor ends with the process.
-    let path = format!("/proc/self/fd/{fd}");
-    let values = [("path".to_owned(), address::value(&path))].into();
+    let text = image.to_str().context("the folder for temporary files is not UTF-8")?;
+    let values = [("path".to_owned(), address::value(text))].into();
     Ok(Address { scheme: "blk".into(), values })
 }
 
 /// Runs a row.
-pub fn run(mut path: Path, mib: u32) -> Result<Row> {
+pub fn run(path: Way, mib: u32) -> Result<Row> {
     let (access, memory, wish) = path.attach()?;
-    let mut disk = Disk::open(access, memory, wish, DEPTH, BLOCK_BYTES)?;
+    // Without FLUSH a device must bring each write to the medium before it answers.
+    let mut disk = Disk::open(access, memory, wish | Disk::FLUSH, DEPTH, BLOCK_BYTES)?;
     let blocks = (u64::from(mib) << 20) / BLOCK_BYTES as u64;
     ensure!(
         disk.sectors() == blocks * sectors_per_block(),

@@ -42,11 +42,11 @@ pub fn run(options: &Demo) -> Result<()> {
     );
     let mut table = Table::new();
     for (mode, driver, device) in ROWS {
-        let path = Path::open(disk::device(options.mib)?, mode, driver, device)?;
+        let path = Path::open(|folder| disk::device(folder, options.mib), mode, driver, device)?;
         table.add(disk::run(path, options.mib)?);
     }
     for (mode, driver, device) in ROWS {
-        let path = Path::open(net::device(), mode, driver, device)?;
+        let path = Path::open(|_| Ok(net::device()), mode, driver, device)?;
         table.add(net::run(path)?);
     }
     table.finish();

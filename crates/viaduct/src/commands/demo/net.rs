@@ -26,12 +26,12 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub fn device() -> Address {
     Address {
         scheme: "net".into(),
-        values: BTreeMap::from([("backend".into(), address::value("echo"))]),
+        values: BTreeMap::from([("echo".into(), address::value("on"))]),
     }
 }
 
 /// Runs a row.
-pub fn run(mut path: Path) -> Result<Row> {
+pub fn run(path: Path) -> Result<Row> {
     let (access, memory, wish) = path.attach()?;
     let mut nic = Nic::open(access, memory, wish, WINDOW * 2)?;
     let mut meter = Meter::start("net", FRAMES, &path);
