@@ -9,6 +9,8 @@ mod ends;
 mod monitor;
 mod supervisor;
 
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -24,7 +26,7 @@ const NOT_OPENED: u8 = 3;
 const INCOMPLETE: u8 = 4;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(arguments(std::env::args_os()));
     // The demo's table is not to be torn apart by what its bridges have to say.
     let usual = if matches!(cli.command, Command::Demo(_)) { "error" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
@@ -43,6 +45,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// Called as `viaduct-blk`, as the conventions for vhost-user back-end programs want it, the program
+/// is `viaduct device blk`.
+fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = given.collect();
+    let name = arguments.first().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str);
+    let kind = name.and_then(|name| name.strip_prefix("viaduct-")).map(OsString::from);
+    if let Some(kind) = kind.filter(|kind| devices::DEVICES.iter().any(|d| *kind == d.scheme)) {
+        arguments.splice(1..1, ["device".into(), kind]);
+    }
+    arguments
+}
+
 fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Bridge(options) => commands::bridge::run(options)?,
@@ -58,4 +72,26 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Man { folder } => commands::generate::man(folder)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_a_device_when_called_by_its_name() {
+        let parsed = |words: &[&str]| arguments(words.iter().map(OsString::from));
+        assert_eq!(
+            parsed(&["/usr/libexec/viaduct-blk", "--fd=3"]),
+            ["/usr/libexec/viaduct-blk", "device", "blk", "--fd=3"]
+        );
+        assert_eq!(parsed(&["viaduct", "demo"]), ["viaduct", "demo"]);
+        assert_eq!(parsed(&["viaduct-1.0", "demo"]), ["viaduct-1.0", "demo"]);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
 }
