@@ -2,5 +2,6 @@
 //! crates.
 #![allow(clippy::unwrap_used)]
 
+mod hostile_driver;
 mod joined;
 mod lab;

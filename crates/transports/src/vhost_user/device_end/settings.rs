@@ -112,7 +112,7 @@ impl Settings {
             DeviceType::VSOCK => self.vsock(from_daemon, config)?,
             _ => {}
         }
-        let size = self.queue_size.unwrap_or(if device == DeviceType::NET { 256 } else { 128 });
+        let size = self.queue_size.unwrap_or(usual_queue_size(device));
         Ok(Identity {
             device,
             features,
@@ -196,6 +196,12 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// What daemons of this type take, since no message says it: drivers' sides that don't ask for less
+/// (User Mode Linux, libblkio) make queues of 256, and the console daemon refuses more than 128.
+fn usual_queue_size(device: DeviceType) -> u16 {
+    if device == DeviceType::CONSOLE { 128 } else { 256 }
 }
 
 /// Sizes to ask a daemon for, largest first: some refuse a window beyond the config they know, and
