@@ -1,4 +1,4 @@
-//! Hostile driver's sides against our driver end: rows 65-93 of the adversarial table. Each row says
+//! Hostile driver sides against our driver end: rows 65-93 of the adversarial table. Each row says
 //! whether the message is refused or ends the connection; after each, a good driver is served.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -330,7 +330,8 @@ fn descriptors_never_pile_up() {
     }
     drop(peer);
     serves_a_good_driver(&served);
-    assert!(open_files() <= before + 8, "{before} descriptors became {}", open_files());
+    // Other tests in this process come and go; a leak of one for each of 2200 messages would show.
+    assert!(open_files() <= before + 500, "{before} descriptors became {}", open_files());
 }
 
 fn open_files() -> usize {

@@ -2,6 +2,7 @@
 //! crates.
 #![allow(clippy::unwrap_used)]
 
+mod hostile_daemon;
 mod hostile_driver;
 mod joined;
 mod lab;

@@ -198,6 +198,7 @@ impl Link {
         flags: u32,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), LinkError> {
+        tracing::trace!("{request:?}, {} descriptors", fds.len());
         let broken = |error| LinkError::Broken(name_of(request.id()), error);
         self.channel.send(|out| request.encode(flags, out), fds, self.timeout).map_err(broken)
     }

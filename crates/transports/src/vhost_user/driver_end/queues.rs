@@ -90,21 +90,16 @@ impl Session {
         fd: Option<OwnedFd>,
     ) -> Outcome {
         let index = or_refuse!(self.ring_index(vring.index.into()));
-        let in_band = fd.is_none() && self.has(protocol::INBAND_NOTIFICATIONS);
-        let event = match fd {
-            Some(fd) => Some(Arc::new(or_refuse!(rings::event_from(fd)))),
-            None if in_band => Some(Arc::new(or_refuse!(EventFd::new()))),
-            None => None,
-        };
+        let event = or_refuse!(fd.map(rings::event_from).transpose());
         if let Some(old) = self.rings[index].inband_call.take() {
             self.unwatch(&*old);
         }
-        if let Some(event) = event.as_ref().filter(|_| in_band) {
-            or_refuse!(self.watch(&**event, CALL + index as u64));
-            self.rings[index].inband_call = Some(Arc::clone(event));
+        if event.is_none() && self.has(protocol::INBAND_NOTIFICATIONS) {
+            or_refuse!(self.call_in_band(index));
+        } else {
+            self.rings[index].call.set(event.map(Arc::new));
         }
         let ring = &mut self.rings[index];
-        ring.call.set(event);
         // What was completed while there was no event to signal, or the old one was being put away,
         // is not lost.
         ring.call.signal();
@@ -154,15 +149,36 @@ impl Session {
         Ok(Outcome::Answered)
     }
 
-    pub(super) fn kick_in_band(&mut self, state: VringState) -> Outcome {
+    /// VRING_KICK. User Mode Linux never sends SET_VRING_KICK when notifications are in band, so
+    /// the first of these messages starts the queue.
+    pub(super) fn kick_in_band(
+        &mut self,
+        device: &mut dyn VirtioDevice,
+        state: VringState,
+    ) -> Outcome {
         let index = or_refuse!(self.ring_index(state.index));
         if !self.has(protocol::INBAND_NOTIFICATIONS) {
             return Outcome::Refused("it was not offered".into());
         }
         if let Kick::Event(event) = &self.rings[index].kick {
             event.signal();
+            return Outcome::Done;
         }
-        Outcome::Done
+        self.rings[index].kick = Kick::Event(Arc::new(or_refuse!(EventFd::new())));
+        if self.rings[index].call.event().is_none() {
+            or_refuse!(self.call_in_band(index));
+        }
+        self.try_start(device, index)
+    }
+
+    /// From now on interrupts of this queue become messages.
+    fn call_in_band(&mut self, index: usize) -> std::io::Result<()> {
+        let event = Arc::new(EventFd::new()?);
+        self.watch(&*event, CALL + index as u64)?;
+        let ring = &mut self.rings[index];
+        ring.call.set(Some(Arc::clone(&event)));
+        ring.inband_call = Some(event);
+        Ok(())
     }
 
     /// Starts every queue that only waited for this.

@@ -146,7 +146,10 @@ impl Session {
         let fds = self.channel.take_fds();
         self.channel.next();
         let outcome = match Request::decode(&header, &bytes, fds.len()) {
-            Ok(request) => self.handle(device, request, fds),
+            Ok(request) => {
+                tracing::trace!("{request:?}, {} descriptors", fds.len());
+                self.handle(device, request, fds)
+            }
             Err(error) if error.is_fatal() => Err(error.into()),
             // Whoever waits for an answer with a payload can't be told no.
             Err(error) if self.answer_to(&header) == Some(Answer::Payload) => Err(error.into()),
@@ -258,7 +261,7 @@ impl Session {
             Request::SetVringErr(vring) => self.set_err(vring, fd(fds)),
             Request::SetVringEnable(state) => self.set_enable(device, state),
             Request::GetVringBase(state) => return self.get_base(device, state),
-            Request::VringKick(state) => self.kick_in_band(state),
+            Request::VringKick(state) => self.kick_in_band(device, state),
             // Refused: not offered, or not known.
             _ if answer(number, false, self.protocol) == Some(Answer::Payload) => {
                 return self.value(number, u64::MAX);
