@@ -141,6 +141,15 @@ pub fn lost_chains() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
+/// Counts chains that were dropped.
+#[cold]
+pub(crate) fn count_lost(chains: usize) {
+    LOST.fetch_add(chains as u64, Ordering::Relaxed);
+    if cfg!(debug_assertions) && !std::thread::panicking() {
+        panic!("a chain was dropped without being given back");
+    }
+}
+
 impl ChainId {
     #[inline]
     pub(crate) fn new(index: u16) -> Self {
@@ -179,9 +188,6 @@ impl ChainId {
 impl Drop for ChainId {
     #[cold]
     fn drop(&mut self) {
-        LOST.fetch_add(1, Ordering::Relaxed);
-        if cfg!(debug_assertions) && !std::thread::panicking() {
-            panic!("chain {} was dropped without being given back", self.0);
-        }
+        count_lost(1);
     }
 }

@@ -10,7 +10,7 @@ pub(crate) use split::{SplitTables, split_header};
 
 use mem::{MemoryMap, Resolver};
 
-use crate::{Chain, ChainId, InFlightLog, QueueError, QueuePosition, QueueSpec, RingFormat};
+use crate::{Burst, Chain, ChainId, InFlightLog, QueueError, QueuePosition, QueueSpec, RingFormat};
 use packed::PackedDevice;
 use split::SplitDevice;
 
@@ -115,6 +115,15 @@ impl DeviceQueue {
         either!(mut self, ring => ring.take(memory, chain))
     }
 
+    /// Takes up to `most` chains of one buffer each into `burst`, which may hold some already.
+    ///
+    /// Ends before the first chain that is anything else, and takes nothing while a log of chains
+    /// in flight is kept: then, as when there is nothing to take, [`DeviceQueue::take`] tells more.
+    #[inline]
+    pub fn take_burst(&mut self, most: usize, burst: &mut Burst) {
+        either!(mut self, ring => ring.take_burst(most, burst));
+    }
+
     /// Undoes the most recent take, so that the next one takes the same chain again. Several can be
     /// undone in reverse order.
     #[inline]
@@ -131,6 +140,16 @@ impl DeviceQueue {
     #[inline]
     pub fn give_back(&mut self, id: ChainId, written: u32) {
         either!(mut self, ring => ring.give_back(id, written));
+    }
+
+    /// Gives a burst back, with `written` bytes in each of its chains; the burst is empty
+    /// afterwards.
+    ///
+    /// # Panics
+    /// If there are not as many lengths as chains.
+    #[inline]
+    pub fn give_back_burst(&mut self, burst: &mut Burst, written: &[u32]) {
+        either!(mut self, ring => ring.give_back_burst(burst, written));
     }
 
     /// Lets the driver see all chains given back since the last call.

@@ -26,6 +26,7 @@
 extern crate self as virtqueue;
 
 mod barrier;
+mod burst;
 mod chain;
 mod device;
 mod driver;
@@ -37,6 +38,7 @@ mod layout;
 pub mod model;
 mod spec;
 
+pub use burst::{Burst, MAX_BURST};
 pub use chain::{Chain, ChainId, Segment, lost_chains};
 pub use device::DeviceQueue;
 pub use driver::{DriverQueue, IndirectArea};

@@ -10,8 +10,8 @@ use mem::Resolver;
 use proptest::prelude::*;
 use rig::{Rig, area, plain, segment};
 use virtqueue::{
-    Chain, ChainId, DeviceQueue, DriverQueue, PackedPoint, QueuePosition, QueueSpec, RingFormat,
-    Segment,
+    Burst, Chain, ChainId, DeviceQueue, DriverQueue, PackedPoint, QueuePosition, QueueSpec,
+    RingFormat, Segment,
 };
 
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ enum Step {
     Offer { readable: usize, writable: usize },
     PublishAvailable,
     Take,
+    TakeBurst(usize),
+    BurstThrough(usize),
     Untake,
     GiveBack { which: usize, written: u32 },
     PublishUsed,
@@ -108,6 +110,8 @@ impl Pair {
             Step::Offer { readable, writable } => self.offer(readable, writable),
             Step::PublishAvailable => self.publish_available(),
             Step::Take => self.take(),
+            Step::TakeBurst(most) => self.take_burst(most),
+            Step::BurstThrough(most) => self.burst_through(most),
             Step::Untake => self.untake(),
             Step::GiveBack { which, written } => self.give_back(which, written),
             Step::PublishUsed => self.publish_used(),
@@ -178,6 +182,47 @@ impl Pair {
         }
     }
 
+    /// A burst ends before the first chain that has more than one buffer, or an indirect table.
+    fn expect_burst(&mut self, most: usize, burst: &Burst) -> Vec<Buffers> {
+        let single = |buffers: &Buffers| buffers.readable.len() + buffers.writable.len() == 1;
+        let count = self.available.iter().take(most).take_while(|b| single(b)).count();
+        let expected: Vec<Buffers> = self.available.drain(..count).collect();
+        let segments = expected.iter().flat_map(|b| b.readable.iter().chain(&b.writable));
+        assert!(segments.eq(burst.segments()));
+        let writable: Vec<bool> = expected.iter().map(|b| b.readable.is_empty()).collect();
+        assert_eq!(writable, burst.writable());
+        self.order.extend(expected.iter().map(|buffers| (buffers.context, None)));
+        expected
+    }
+
+    fn take_burst(&mut self, most: usize) {
+        let mut burst = Burst::new();
+        self.device.take_burst(most, &mut burst);
+        let expected = self.expect_burst(most, &burst);
+        self.untakeable += expected.len();
+        let mut ids = Vec::new();
+        while let Some(id) = burst.pop() {
+            ids.insert(0, id);
+        }
+        self.taken.extend(ids.into_iter().zip(expected));
+    }
+
+    /// A burst that is given back at once.
+    fn burst_through(&mut self, most: usize) {
+        let mut burst = Burst::new();
+        self.device.take_burst(most, &mut burst);
+        let expected = self.expect_burst(most, &burst);
+        let room = |buffers: &Buffers| buffers.room() * (buffers.context % 3).min(1);
+        let written: Vec<u32> = expected.iter().map(room).collect();
+        self.device.give_back_burst(&mut burst, &written);
+        if !expected.is_empty() {
+            self.untakeable = 0;
+        }
+        for (buffers, written) in expected.into_iter().zip(written) {
+            self.note_given(buffers.context, written);
+        }
+    }
+
     fn untake(&mut self) {
         if self.untakeable > 0 {
             let (id, buffers) = self.taken.pop().unwrap();
@@ -196,8 +241,12 @@ impl Pair {
         self.untakeable = 0;
         let written = written.min(buffers.room());
         self.device.give_back(id, written);
+        self.note_given(buffers.context, written);
+    }
+
+    fn note_given(&mut self, context: u32, written: u32) {
         if self.rig.spec.in_order {
-            let entry = self.order.iter_mut().find(|entry| entry.0 == buffers.context);
+            let entry = self.order.iter_mut().find(|entry| entry.0 == context);
             entry.unwrap().1 = Some(written);
             while let Some(&(context, Some(written))) = self.order.front() {
                 self.order.pop_front();
@@ -205,7 +254,7 @@ impl Pair {
             }
         } else {
             self.order.clear();
-            self.given.push_back((buffers.context, written));
+            self.given.push_back((context, written));
         }
     }
 
@@ -318,6 +367,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         }),
         4 => Just(Step::PublishAvailable),
         7 => Just(Step::Take),
+        2 => (0..6usize).prop_map(Step::TakeBurst),
+        3 => (0..6usize).prop_map(Step::BurstThrough),
+        3 => any::<bool>().prop_map(|write| Step::Offer {
+            readable: usize::from(!write),
+            writable: usize::from(write),
+        }),
         1 => Just(Step::Untake),
         7 => (any::<usize>(), 0..8u32)
             .prop_map(|(which, written)| Step::GiveBack { which, written }),

@@ -89,11 +89,23 @@ impl Held {
         }
     }
 
+    /// Whether `id` may be taken now.
+    #[inline]
+    pub(super) fn is_free(&self, id: u16) -> bool {
+        matches!(self.entries.get(usize::from(id)), Some(Entry { slots: 0, .. }))
+    }
+
     /// Notes that `id`, checked before, is in flight.
     #[inline]
     pub(super) fn insert(&mut self, id: u16, writable: u32, slots: u16) {
+        self.insert_uncounted(id, writable, slots);
+        self.count_inserted(1);
+    }
+
+    /// [`Held::insert`] for one of many, which [`Held::count_inserted`] follows.
+    #[inline]
+    pub(super) fn insert_uncounted(&mut self, id: u16, writable: u32, slots: u16) {
         self.entries[usize::from(id)] = Entry { writable, slots, done: false };
-        self.count += 1;
         if let Some(order) = &mut self.order {
             order.push(id);
         }
@@ -128,6 +140,12 @@ impl Held {
         debug_assert!(written <= entry.writable, "more written than the chain has room for");
         self.count -= 1;
         (written.min(entry.writable), slots)
+    }
+
+    /// Counts what was inserted uncounted.
+    #[inline]
+    pub(super) fn count_inserted(&mut self, chains: u16) {
+        self.count += chains;
     }
 
     /// Forgets `id`, the latest taken; returns its ring descriptors.
@@ -166,6 +184,24 @@ impl Held {
             None => self.due.take(),
             Some(order) => order.next_due(&mut self.entries),
         }
+    }
+
+    /// [`Held::remove`] for many at once; hands id, used length and ring descriptors to `each`.
+    #[inline]
+    pub(super) fn remove_all(
+        &mut self,
+        ids: &[u16],
+        written: &[u32],
+        mut each: impl FnMut(u16, u32, u16),
+    ) {
+        for (&id, &written) in ids.iter().zip(written) {
+            let entry = &mut self.entries[usize::from(id)];
+            let slots = std::mem::take(&mut entry.slots);
+            assert!(slots > 0, "a chain that is given back is in flight");
+            debug_assert!(written <= entry.writable, "more written than the chain has room for");
+            each(id, written.min(entry.writable), slots);
+        }
+        self.count -= ids.len() as u16;
     }
 }
 

@@ -1,3 +1,5 @@
+mod burst;
+
 use mem::ring::PackedDescriptor;
 use mem::sync::{AtomicU32, Ordering};
 use mem::{DriverAddress, MemoryMap, Resolver, Table};
@@ -333,6 +335,11 @@ impl PackedDevice {
     #[inline(never)]
     fn give_back_in_order(&mut self, id: u16, written: u32) {
         self.held.finish(id, written);
+        self.write_due();
+    }
+
+    /// Writes the used elements that are due with IN_ORDER or a log.
+    fn write_due(&mut self) {
         while let Some(due) = self.held.next_due() {
             self.write_used(due.id, due.written, due.slots);
             if let Some(log) = &mut self.log {

@@ -1,3 +1,5 @@
+mod burst;
+
 use mem::ring::{Descriptor, UsedElement};
 use mem::sync::{AtomicU16, Ordering};
 use mem::{DriverAddress, MemoryMap, Resolver, Table};
@@ -318,6 +320,11 @@ impl SplitDevice {
     #[inline(never)]
     fn give_back_in_order(&mut self, id: u16, written: u32) {
         self.held.finish(id, written);
+        self.write_due();
+    }
+
+    /// Writes the used elements that are due with IN_ORDER or a log.
+    fn write_due(&mut self) {
         while let Some(due) = self.held.next_due() {
             self.write_used(due.id, due.written, due.chains);
             if let Some(log) = &mut self.log {

@@ -1,0 +1,107 @@
+use crate::{ChainId, Segment, chain};
+
+/// Most chains in a [`Burst`]: as many as fit the moment between two looks at other queues, and
+/// enough that what is done once per burst does not count.
+pub const MAX_BURST: usize = 64;
+
+/// Chains of one buffer each, taken and given back many at a time, for devices whose requests are
+/// small and alike, as packets are. One chain so costs half of what it costs with
+/// [`DeviceQueue::take`](crate::DeviceQueue::take).
+///
+/// As a [`ChainId`], a burst must not be dropped with chains in it.
+#[derive(Debug)]
+pub struct Burst {
+    ids: [u16; MAX_BURST],
+    segments: [Segment; MAX_BURST],
+    writable: [bool; MAX_BURST],
+    len: usize,
+}
+
+impl Default for Burst {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Burst {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            ids: [0; MAX_BURST],
+            segments: [Segment::default(); MAX_BURST],
+            writable: [false; MAX_BURST],
+            len: 0,
+        }
+    }
+
+    /// How many chains it holds.
+    #[must_use]
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The chains' buffers, in the order they were taken.
+    #[must_use]
+    #[inline]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments[..self.len]
+    }
+
+    /// Whether the device may write the buffers; else it may read them.
+    #[must_use]
+    #[inline]
+    pub fn writable(&self) -> &[bool] {
+        &self.writable[..self.len]
+    }
+
+    /// Takes the last chain out.
+    #[inline]
+    pub fn pop(&mut self) -> Option<ChainId> {
+        self.len = self.len.checked_sub(1)?;
+        Some(ChainId::new(self.ids[self.len]))
+    }
+
+    /// Forgets the chains because their queue is being torn down.
+    pub fn abandon(&mut self) {
+        self.len = 0;
+    }
+
+    /// How many more there is room for.
+    #[inline]
+    pub(crate) fn room(&self) -> usize {
+        MAX_BURST - self.len
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, id: u16, segment: Segment, writable: bool) {
+        self.ids[self.len] = id;
+        self.segments[self.len] = segment;
+        self.writable[self.len] = writable;
+        self.len += 1;
+    }
+
+    /// The ids, which count as given back from now on, with so many lengths.
+    #[inline]
+    pub(crate) fn finish(&mut self, written: &[u32]) -> &[u16] {
+        assert!(self.len == written.len(), "a length for every chain");
+        let len = std::mem::take(&mut self.len);
+        &self.ids[..len]
+    }
+}
+
+impl Drop for Burst {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            chain::count_lost(self.len);
+        }
+    }
+}
