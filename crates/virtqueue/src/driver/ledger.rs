@@ -85,6 +85,16 @@ impl<T> Offer<'_, T> {
         self.readable.len() + self.writable.len()
     }
 
+    /// The only segment, if there is just one, and whether the device writes it.
+    #[inline]
+    pub(super) fn single(&self) -> Option<(Segment, bool)> {
+        match (self.readable, self.writable) {
+            (&[segment], []) => Some((segment, false)),
+            ([], &[segment]) => Some((segment, true)),
+            _ => None,
+        }
+    }
+
     /// The segments with whether the device writes them.
     #[inline]
     pub(super) fn iter(&self) -> impl Iterator<Item = (Segment, bool)> {
@@ -214,6 +224,25 @@ impl<T> Ledger<T> {
             }
             _ => Err(QueueError::UsedNotInFlight(id)),
         }
+    }
+
+    /// Takes out the chain that a used element names; returns its context, its used length and how
+    /// many ring descriptors it took up. A length that is not `sure` to mean anything counts if it
+    /// is possible. Not for IN_ORDER.
+    #[inline]
+    pub(super) fn complete(
+        &mut self,
+        id: u32,
+        written: u32,
+        sure: bool,
+    ) -> Result<(T, u32, u16), QueueError> {
+        let (head, written) = match self.check(id, written) {
+            Ok(head) => (head, written),
+            Err(QueueError::UsedTooLong { id, .. }) if !sure => (id, 0),
+            Err(error) => return Err(error),
+        };
+        let (context, slots) = self.remove(head);
+        Ok((context, written, slots))
     }
 
     /// Length of a chain's writable part.

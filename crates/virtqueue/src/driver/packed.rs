@@ -19,10 +19,10 @@ pub(super) struct PackedDriver<T> {
     available: PackedPoint,
     /// Where the next used descriptor will appear.
     used: PackedPoint,
-    /// The first descriptor the device can't see yet: its index and the flags it will get.
-    unpublished: Option<(u16, u16)>,
     /// Descriptors offered since the last publication.
     offered: u16,
+    /// If there are any, the first of them: its index and the flags it will get.
+    unpublished: (u16, u16),
     /// Descriptors published since we last asked whether to kick.
     unsignalled: u32,
     event_idx: bool,
@@ -62,7 +62,7 @@ impl<T> PackedDriver<T> {
             size: spec.size,
             available: start,
             used: start,
-            unpublished: None,
+            unpublished: (0, 0),
             offered: 0,
             unsignalled: 0,
             event_idx: spec.event_idx,
@@ -97,6 +97,23 @@ impl<T> PackedDriver<T> {
     /// Offers a chain for which there are enough descriptors.
     #[inline]
     pub(super) fn offer_direct(&mut self, offer: Offer<'_, T>) {
+        let Some((segment, writable)) = offer.single() else {
+            return self.offer_chain(offer);
+        };
+        let id = self.ledger.first_free();
+        let record = self.ledger.record_mut(id);
+        (record.addr, record.len) = (segment.addr, segment.len);
+        let next_free = record.next;
+        let descriptor = &self.tables.ring[usize::from(self.available.index)];
+        descriptor.set_addr(segment.addr.0, Ordering::Relaxed);
+        descriptor.set_len(segment.len, Ordering::Relaxed);
+        descriptor.set_id(id, Ordering::Relaxed);
+        self.set_flags_or_wait(if writable { flag::WRITE } else { 0 });
+        self.ledger.insert(offer, NO_TABLE, next_free);
+    }
+
+    #[inline(never)]
+    fn offer_chain(&mut self, offer: Offer<'_, T>) {
         let id = self.ledger.first_free();
         let mut record_index = id;
         let mut left = offer.segments();
@@ -146,11 +163,10 @@ impl<T> PackedDriver<T> {
     fn set_flags_or_wait(&mut self, flags: u16) {
         let PackedPoint { index, wrap } = self.available;
         let flags = flags | available_bits(wrap);
-        match self.unpublished {
-            None => self.unpublished = Some((index, flags)),
-            Some(_) => {
-                self.tables.ring[usize::from(index)].set_flags(flags, Ordering::Relaxed);
-            }
+        if self.offered == 0 {
+            self.unpublished = (index, flags);
+        } else {
+            self.tables.ring[usize::from(index)].set_flags(flags, Ordering::Relaxed);
         }
         self.available = self.available.advanced(1, self.size);
         self.offered += 1;
@@ -158,7 +174,8 @@ impl<T> PackedDriver<T> {
 
     #[inline]
     pub(super) fn publish_available(&mut self) {
-        if let Some((index, flags)) = self.unpublished.take() {
+        if self.offered > 0 {
+            let (index, flags) = self.unpublished;
             // Release: all other descriptors, and the data, before these flags (VIRTIO 1.4,
             // 2.8.21.2); pairs with the device's barrier after it finds the descriptor available.
             self.tables.ring[usize::from(index)]
@@ -187,36 +204,37 @@ impl<T> PackedDriver<T> {
 
     #[inline]
     pub(super) fn take_used(&mut self) -> Result<Option<(T, u32)>, QueueError> {
-        let (id, written) = if self.ledger.in_batch() {
-            self.ledger.next_of_batch().expect("a batch was begun")
-        } else {
-            let descriptor = &self.tables.ring[usize::from(self.used.index)];
-            // Acquire: pairs with the device's barrier before it writes the flags.
-            let flags = descriptor.flags(Barrier::SeeUsed.acquire());
-            if !has_bits(flags, used_bits(self.used.wrap)) {
-                return Ok(None);
-            }
-            let id = descriptor.id(Ordering::Relaxed);
-            let len = descriptor.len(Ordering::Relaxed);
-            let last = self.ledger.check(id.into(), self.length(id, flags, len))?;
-            if self.ledger.is_in_order() {
-                self.ledger.begin_batch(last, self.length(id, flags, len));
-                self.ledger.next_of_batch().expect("a batch was begun")
-            } else {
-                (last, self.length(id, flags, len))
-            }
-        };
-        let (context, slots) = self.ledger.remove(id);
+        if self.ledger.in_batch() {
+            return Ok(self.next_in_order());
+        }
+        let descriptor = &self.tables.ring[usize::from(self.used.index)];
+        // Acquire: pairs with the device's barrier before it writes the flags.
+        let flags = descriptor.flags(Barrier::SeeUsed.acquire());
+        if !has_bits(flags, used_bits(self.used.wrap)) {
+            return Ok(None);
+        }
+        let id = descriptor.id(Ordering::Relaxed);
+        let len = descriptor.len(Ordering::Relaxed);
+        // Without WRITE the length is reserved (VIRTIO 1.4, 2.8.5), but there are devices that
+        // never set it.
+        let sure = flags & flag::WRITE != 0;
+        if self.ledger.is_in_order() {
+            let len = if sure || self.ledger.check(id.into(), len).is_ok() { len } else { 0 };
+            let last = self.ledger.check(id.into(), len)?;
+            self.ledger.begin_batch(last, len);
+            return Ok(self.next_in_order());
+        }
+        let (context, written, slots) = self.ledger.complete(id.into(), len, sure)?;
         self.used = self.used.advanced(slots, self.size);
         Ok(Some((context, written)))
     }
 
-    /// The used length: meaningless without WRITE (VIRTIO 1.4, 2.8.5), but there are devices that
-    /// never set it, so then it counts if it is possible.
-    #[inline]
-    fn length(&self, id: u16, flags: u16, len: u32) -> u32 {
-        let meant = flags & flag::WRITE != 0 || self.ledger.check(id.into(), len).is_ok();
-        if meant { len } else { 0 }
+    /// The next chain of the batch, if there is one.
+    fn next_in_order(&mut self) -> Option<(T, u32)> {
+        let (id, written) = self.ledger.next_of_batch()?;
+        let (context, slots) = self.ledger.remove(id);
+        self.used = self.used.advanced(slots, self.size);
+        Some((context, written))
     }
 
     #[inline]

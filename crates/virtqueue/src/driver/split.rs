@@ -93,6 +93,23 @@ impl<T> SplitDriver<T> {
     /// Offers a chain for which there are enough descriptors.
     #[inline]
     pub(super) fn offer_direct(&mut self, offer: Offer<'_, T>) {
+        let Some((segment, writable)) = offer.single() else {
+            return self.offer_chain(offer);
+        };
+        let head = self.ledger.first_free();
+        let record = self.ledger.record_mut(head);
+        (record.addr, record.len) = (segment.addr, segment.len);
+        let next_free = record.next;
+        let descriptor = &self.tables.descriptors[usize::from(head)];
+        descriptor.set_addr(segment.addr.0, Ordering::Relaxed);
+        descriptor.set_len(segment.len, Ordering::Relaxed);
+        descriptor.set_flags(if writable { flag::WRITE } else { 0 }, Ordering::Relaxed);
+        self.ledger.insert(offer, NO_TABLE, next_free);
+        self.enqueue(head);
+    }
+
+    #[inline(never)]
+    fn offer_chain(&mut self, offer: Offer<'_, T>) {
         let descriptors = &*self.tables.descriptors;
         let mut index = self.ledger.first_free();
         let mut left = offer.segments();
@@ -186,14 +203,15 @@ impl<T> SplitDriver<T> {
         if self.next_used == self.seen_used && !self.look_again()? {
             return Ok(None);
         }
-        let (head, written) = if self.ledger.is_in_order() {
-            self.next_in_order()?
+        let (context, written) = if self.ledger.is_in_order() {
+            let (head, written) = self.next_in_order()?;
+            (self.ledger.remove(head).0, written)
         } else {
             let (id, written) = self.used_element();
-            (self.ledger.check(id, written)?, written)
+            let (context, written, _) = self.ledger.complete(id, written, true)?;
+            (context, written)
         };
         self.next_used = self.next_used.wrapping_add(1);
-        let (context, _) = self.ledger.remove(head);
         Ok(Some((context, written)))
     }
 
