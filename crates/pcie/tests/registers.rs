@@ -161,7 +161,7 @@ fn row_53_a_ring_that_cannot_be_makes_the_device_need_a_reset() {
     let config = direct.interrupt(InterruptKind::Msix, 0);
     let base = memory.base().0;
     let end = base + memory.mapping().len() as u64;
-    for place in [base + 1, 0, end - 0x100, u64::MAX - 0xfff, u64::MAX & !15] {
+    for place in [base + 1, 0, end - 0x100, u64::MAX - 0xfff, !15] {
         direct.negotiate(PLAIN);
         direct.set(at::CONFIG_VECTOR, 2, 0);
         direct.set(at::QUEUE_SELECT, 2, 0);

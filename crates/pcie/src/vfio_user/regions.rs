@@ -144,7 +144,7 @@ impl Peer {
         // Only a bus master's DMA messages are served by QEMU, so this is the first moment for the
         // test.
         if plug.function.config().command() & command::BUS_MASTER != 0 {
-            self.begin_self_test(plug);
+            self.self_test.ask();
         }
         Ok(())
     }

@@ -31,6 +31,7 @@ const LIKELY: [u64; 3] = [0, 1 << 20, 15 << 20];
 pub struct SelfTest {
     memory: MessageMemory,
     is_allowed: bool,
+    is_due: bool,
     channel: Option<Box<dyn RemoteChannel>>,
     round: Vec<Page>,
     deadline: Option<Instant>,
@@ -60,6 +61,7 @@ impl SelfTest {
         Self {
             memory,
             is_allowed: false,
+            is_due: false,
             channel: None,
             round: Vec::new(),
             deadline: None,
@@ -72,6 +74,11 @@ impl SelfTest {
     /// Whether the client understands DMA messages.
     pub fn allow(&mut self, is_allowed: bool) {
         self.is_allowed = is_allowed;
+    }
+
+    /// Has a round begin with the next tick, when the answer to what is handled now is on its way.
+    pub fn ask(&mut self) {
+        self.is_due = true;
     }
 
     /// When the running round ends at the latest.
@@ -201,14 +208,10 @@ fn copy(file: &Arc<Mapping>, offset: usize, into: &mut [u8; PAGE]) {
 }
 
 impl Peer {
-    /// Begins a round of the test, if there is something to find out.
-    pub(super) fn begin_self_test(&mut self, plug: &Plug) {
-        if self.self_test.begin(self.dma.shared()) {
+    pub(super) fn self_test_tick(&mut self, plug: &mut Plug, now: Instant) {
+        if std::mem::take(&mut self.self_test.is_due) && self.self_test.begin(self.dma.shared()) {
             plug.host.set_settled(false);
         }
-    }
-
-    pub(super) fn self_test_tick(&mut self, plug: &mut Plug, now: Instant) {
         if !self.self_test.poll(now) {
             return;
         }

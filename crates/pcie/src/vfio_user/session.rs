@@ -173,6 +173,8 @@ impl Session {
     /// The client has gone: its memory and its interrupts go with it.
     pub fn end(mut self, plug: &mut Plug) {
         self.peer.outbox.close();
+        // Queues may hold the connection for a while yet; the client must not wait for them.
+        self.socket.shutdown();
         plug.function.host_present(false);
         self.peer.messages.close();
         plug.host.memory.replace(mem::MemoryMap::default());

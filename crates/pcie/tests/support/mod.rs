@@ -1,9 +1,10 @@
 //! What the tests of the service share: a small virtio device, a service in a thread, a client that
 //! says anything.
-#![allow(dead_code, missing_docs, clippy::unwrap_used)]
+#![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used)]
 
 pub mod client;
 pub mod direct;
+pub mod engine;
 pub mod pattern;
 
 use std::os::fd::AsFd;
@@ -18,6 +19,7 @@ use sys::EventFd;
 
 pub use client::Raw;
 pub use direct::Direct;
+pub use engine::Engine;
 pub use pattern::Pattern;
 
 /// A service in a thread; stopped and joined when dropped.
