@@ -59,6 +59,13 @@ impl AsFd for StopSignal {
     }
 }
 
+/// Lets a closed pipe end the process without a word, as usual for programs that print and leave.
+/// [`StopSignal::install`] takes this back.
+pub fn end_on_closed_pipe() {
+    // SAFETY: SIG_DFL is a valid disposition for SIGPIPE.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 extern "C" fn on_stop(signal: i32) {
     if STOPPED.swap(true, Ordering::AcqRel) {
         // SAFETY: SIG_DFL is a valid disposition.

@@ -7,7 +7,10 @@
 mod vfio_user;
 mod vhost_user;
 
-use virtio::{DeviceError, DriverEnd, EndError, ParameterError, Parameters, VirtioDevice};
+use virtio::{
+    DeviceError, DeviceType, DriverEnd, EndError, Features, ParameterError, Parameters,
+    VirtioDevice,
+};
 
 /// Why an end could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,28 @@ pub struct Transport {
     pub driver_end: Option<OpenDriverEnd>,
     /// How to make its device end, if it has one.
     pub device_end: Option<OpenDeviceEnd>,
+    /// How to ask a device end what is there, without using it.
+    pub probe: Option<ProbeEnd>,
+}
+
+/// Asks a device end, given its settings, what is there.
+pub type ProbeEnd = fn(Parameters) -> Result<Findings, OpenError>;
+
+/// What is really offered at a device end.
+#[derive(Clone, Debug)]
+pub struct Findings {
+    /// The type of the device, if it was told or there is only one that fits.
+    pub device: Option<DeviceType>,
+    /// The features offered, the transport's own bits included.
+    pub features: Features,
+    /// The names of the transport's own optional features.
+    pub protocol_features: Vec<String>,
+    /// The number of queues, if the device says it.
+    pub queues: Option<u64>,
+    /// Most regions of memory it takes.
+    pub memory_slots: usize,
+    /// Its config as it has it; empty if it has none, or its type is not known.
+    pub config: Vec<u8>,
 }
 
 /// Every transport.

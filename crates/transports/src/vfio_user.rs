@@ -28,6 +28,7 @@ pub const TRANSPORT: Transport = Transport {
     ],
     driver_end: Some(open),
     device_end: None,
+    probe: None,
 };
 
 fn open(mut parameters: Parameters) -> Result<Box<dyn DriverEnd>, OpenError> {

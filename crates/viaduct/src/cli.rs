@@ -19,6 +19,7 @@ Examples:
   viaduct bridge vfio-user:/tmp/disk.sock vhost-user:/tmp/qsd.sock
   viaduct bridge vhost-user:/tmp/net.sock net:echo mode=copy
   viaduct device blk --socket-path=/tmp/blk.sock path=disk.img
+  viaduct probe vhost-user:/tmp/qsd.sock
 
 Logging: RUST_LOG=debug (or info, warn, error, or bridge=trace,transports=debug).
 
@@ -36,6 +37,8 @@ pub enum Command {
     Run(Run),
     /// Tells what this machine can do, and why not
     Doctor,
+    /// Shows what is really offered at a socket: features, queues, config by name
+    Probe(Probe),
     /// Shows the whole path at work, without root, QEMU or network
     Demo(Demo),
     /// Prints a completion script for a shell
@@ -137,6 +140,20 @@ The file:
   [bridge.entropy]
   driver = \"vhost-user:/run/rng.sock\"
   device = \"rng:\"";
+
+/// `viaduct probe`.
+#[derive(Args, Debug)]
+#[command(after_help = PROBE_HELP)]
+pub struct Probe {
+    /// The socket: vhost-user:PATH of a daemon, or vfio-user:PATH of a virtio PCI device
+    pub end: String,
+}
+
+const PROBE_HELP: &str = "\
+Examples:
+  viaduct probe vhost-user:/tmp/qsd.sock
+  viaduct probe vhost-user:/tmp/fs.sock,type=fs
+  viaduct probe vfio-user:/tmp/disk.sock";
 
 /// `viaduct demo`.
 #[derive(Args, Debug)]

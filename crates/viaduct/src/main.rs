@@ -10,6 +10,7 @@ mod monitor;
 mod supervisor;
 
 use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -34,7 +35,9 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
+    sys::end_on_closed_pipe();
     sys::raise_file_limit();
     match run(&cli.command) {
         Ok(code) => code,
@@ -67,6 +70,7 @@ fn run(command: &Command) -> Result<ExitCode> {
                 return Ok(ExitCode::from(INCOMPLETE));
             }
         }
+        Command::Probe(options) => commands::probe::run(options)?,
         Command::Demo(options) => commands::demo::run(options)?,
         Command::Completions { shell } => commands::generate::completions(*shell),
         Command::Man { folder } => commands::generate::man(folder)?,

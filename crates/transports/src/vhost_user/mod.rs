@@ -28,4 +28,5 @@ pub(crate) static TRANSPORT: Transport = Transport {
     ],
     driver_end: Some(driver_end::open),
     device_end: Some(device_end::open),
+    probe: Some(device_end::probe),
 };

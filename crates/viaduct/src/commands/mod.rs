@@ -5,4 +5,5 @@ pub mod demo;
 pub mod device;
 pub mod doctor;
 pub mod generate;
+pub mod probe;
 pub mod run;

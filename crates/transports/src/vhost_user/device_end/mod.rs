@@ -3,6 +3,7 @@
 mod backend;
 mod link;
 mod memory;
+mod probe;
 mod queues;
 mod recover;
 mod settings;
@@ -46,6 +47,8 @@ pub(super) fn open(mut parameters: Parameters) -> Result<Box<dyn VirtioDevice>, 
     parameters.finish()?;
     Ok(Box::new(VhostUserDevice::connect(place, settings)?))
 }
+
+pub(super) use probe::probe;
 
 /// A daemon that is a device, through good times and bad.
 pub(super) struct VhostUserDevice {
