@@ -28,7 +28,11 @@ thread_local! {
 
 /// Clean memory with rings as the bytes choose.
 fn rig(format: RingFormat, noise: &mut Unstructured) -> Result<Rig> {
-    let mapping = MAPPING.with(Arc::clone);
+    rig_in(MAPPING.with(Arc::clone), format, noise)
+}
+
+/// The same in memory of the caller's, which must be of [`REGION_BYTES`].
+pub fn rig_in(mapping: Arc<Mapping>, format: RingFormat, noise: &mut Unstructured) -> Result<Rig> {
     // The border between two regions lies where indirect tables can cross it and rings do not.
     let border = TABLES - POISON + 0x808;
     let region = |from: u64, to: u64| {
@@ -80,7 +84,7 @@ fn overlapping(spec: &mut QueueSpec, noise: &mut Unstructured) -> Result<()> {
 }
 
 /// Bytes anywhere in what the queue looks at.
-fn scribble(rig: &Rig, noise: &mut Unstructured) -> Result<()> {
+pub fn scribble(rig: &Rig, noise: &mut Unstructured) -> Result<()> {
     let start = noise.choose_iter([POISON, TABLES])?;
     let at = start + noise.int_in_range(0..=WINDOW as u64 / 2)?;
     let bytes: [u8; 4] = noise.arbitrary()?;
@@ -89,7 +93,7 @@ fn scribble(rig: &Rig, noise: &mut Unstructured) -> Result<()> {
 }
 
 /// A descriptor that is often nearly right.
-fn descriptor(spec: &QueueSpec, bits: u16, noise: &mut Unstructured) -> Result<Raw> {
+pub fn descriptor(spec: &QueueSpec, bits: u16, noise: &mut Unstructured) -> Result<Raw> {
     let addr = match noise.int_in_range(0..=7)? {
         0..=3 => DATA + noise.int_in_range(0..=255)?,
         4 => TABLES + 16 * noise.int_in_range(0..=3)?,
