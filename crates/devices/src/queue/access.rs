@@ -1,8 +1,10 @@
 use std::sync::Arc;
 
-use mem::{AddressSpace, DriverAddress, MapReader, MemoryError, MemoryMap, Resolver};
-use virtio::Notifier;
-use virtqueue::{Chain, ChainId, DeviceQueue, QueueError, QueuePosition, QueueSpec, Segment};
+use mem::{DriverAddress, MapReader, MemoryError, MemoryMap, Resolver};
+use virtio::{InFlightArea, Notifier, QueueSetup};
+use virtqueue::{
+    Chain, ChainId, DeviceQueue, InFlightLog, QueueError, QueuePosition, QueueSpec, Segment,
+};
 
 use super::cursor::{Cursor, Reader, Writer};
 use super::task::Fault;
@@ -29,6 +31,8 @@ pub(crate) struct QueueAccess {
     enabled: bool,
     /// An address had no translation: nothing is taken until there is a new snapshot.
     waiting: bool,
+    /// Where to record what is in flight, and the queue's number there.
+    record: Option<(Arc<InFlightArea>, u16)>,
 }
 
 /// A checked chain's buffers.
@@ -38,19 +42,22 @@ pub(crate) struct Buffers<'a> {
 }
 
 impl QueueAccess {
-    /// A queue over rings in `memory`. Rings whose addresses have no translation yet are waited
+    /// The queue that `setup` describes. Rings whose addresses have no translation yet are waited
     /// for.
-    pub(super) fn new(spec: QueueSpec, memory: &Arc<AddressSpace>) -> Result<Self, QueueError> {
-        spec.check()?;
+    pub(super) fn new(setup: &QueueSetup) -> Result<Self, QueueError> {
+        setup.spec.check()?;
+        let capacity = usize::from(setup.spec.size);
+        let area = setup.in_flight.clone().filter(|area| setup.index < area.queues);
         let mut access = Self {
             queue: None,
             bound: false,
-            chain: Chain::with_capacity(usize::from(spec.size)),
-            kept: Chain::with_capacity(usize::from(spec.size)),
-            spec,
-            memory: memory.reader(),
+            chain: Chain::with_capacity(capacity),
+            kept: Chain::with_capacity(capacity),
+            spec: setup.spec.clone(),
+            memory: setup.memory.reader(),
             enabled: true,
             waiting: false,
+            record: area.map(|area| (area, setup.index)),
         };
         access.memory.enter();
         let result = access.bind();
@@ -79,7 +86,9 @@ impl QueueAccess {
         let map = self.memory.resolver().map();
         let result = match &mut self.queue {
             Some(queue) => queue.rebind(map),
-            None => DeviceQueue::new(map, &self.spec).map(|queue| self.queue = Some(queue)),
+            None => start(map, &self.spec, self.record.as_ref()).map(|queue| {
+                self.queue = Some(queue);
+            }),
         };
         match result {
             Err(QueueError::Miss(at)) => self.miss(at),
@@ -243,6 +252,20 @@ impl<'a> Buffers<'a> {
     pub(crate) fn writer(&self) -> Writer<'a> {
         Writer(Cursor::new(self.memory, self.chain.writable(), self.chain.writable_len()))
     }
+}
+
+/// A queue on its rings. Chains that its record says were in flight come first.
+fn start(
+    map: &MemoryMap,
+    spec: &QueueSpec,
+    record: Option<&(Arc<InFlightArea>, u16)>,
+) -> Result<DeviceQueue, QueueError> {
+    let mut queue = DeviceQueue::new(map, spec)?;
+    if let Some((area, index)) = record {
+        let offset = usize::from(*index) * InFlightLog::bytes(spec.format, area.queue_size);
+        queue.attach_log(InFlightLog::new(&area.mapping, offset, spec.format, spec.size)?)?;
+    }
+    Ok(queue)
 }
 
 /// Makes sure that every byte of the chain can be reached, so that nothing fails half-way through a

@@ -178,7 +178,7 @@ impl<M: Model> VirtioDevice for BuiltIn<M> {
                 "queue {index} of {asked} descriptors: at most {size} are offered"
             )));
         }
-        let access = QueueAccess::new(setup.spec.clone(), &setup.memory)?;
+        let access = QueueAccess::new(&setup)?;
         let queue = self.model.make_queue(index)?;
         let task = QueueTask::new(setup, access, queue, self.sink.clone());
         self.queues.insert(index, self.workers.spawn(task));

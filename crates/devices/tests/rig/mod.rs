@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use mem::{Access, AddressSpace, DriverAddress, Mapping, MemoryMap, Region};
 use sys::{Epoll, EventFd, Interest};
-use virtio::{DeviceEvent, Features, Notifier, Parameters, QueueSetup, Value, VirtioDevice};
+use virtio::{
+    DeviceEvent, Features, InFlightArea, Notifier, Parameters, QueueSetup, Value, VirtioDevice,
+};
 use virtqueue::{
     DriverQueue, IndirectArea, QueueAddresses, QueuePosition, QueueSpec, RingFormat, Segment,
     ring_layout,
@@ -45,6 +47,7 @@ pub struct Rig {
     pub device: Box<dyn VirtioDevice>,
     pub space: Arc<AddressSpace>,
     pub features: Features,
+    pub in_flight: Option<Arc<InFlightArea>>,
     next: u64,
 }
 
@@ -75,7 +78,7 @@ impl Rig {
         let space = Arc::new(space);
         device.set_memory(&space).unwrap();
         device.accept_features(features).unwrap();
-        Self { device, space, features, next: POISON }
+        Self { device, space, features, in_flight: None, next: POISON }
     }
 
     /// Room for `len` bytes at a multiple of `align`.
@@ -137,7 +140,7 @@ impl Rig {
                 memory: Arc::clone(&self.space),
                 kick: Some(Arc::clone(&queue.kick)),
                 call: Notifier::new(Arc::clone(&queue.interrupt)),
-                in_flight: None,
+                in_flight: self.in_flight.clone(),
             })
             .unwrap();
     }
