@@ -9,8 +9,11 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod console;
 mod entropy;
+mod link;
 mod net;
+mod patience;
 mod queue;
 mod rate;
 
@@ -44,4 +47,5 @@ pub struct DeviceKind {
 }
 
 /// Every built-in device.
-pub static DEVICES: &[&DeviceKind] = &[&block::DEVICE, &net::DEVICE, &entropy::DEVICE];
+pub static DEVICES: &[&DeviceKind] =
+    &[&block::DEVICE, &net::DEVICE, &entropy::DEVICE, &console::DEVICE];

@@ -15,6 +15,7 @@ mod socket;
 mod tap;
 mod timer;
 mod uring;
+mod window;
 
 pub use calls::system_calls;
 pub use cpu::{Realtime, cycles, pin_to_cpu};
@@ -27,3 +28,4 @@ pub use socket::{Connection, Listener, MAX_FDS_PER_MESSAGE, Received, connect_un
 pub use tap::{TAP_HEADER_BYTES, Tap, TapOffloads};
 pub use timer::Timer;
 pub use uring::{Completed, MAX_SPANS_PER_TRANSFER, Transfer, Uring};
+pub use window::WindowSignal;

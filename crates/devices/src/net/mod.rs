@@ -30,6 +30,7 @@ use sys::Tap;
 use virtio::config::{NetConfig, read_bytes};
 use virtio::{DeviceError, DeviceEvent, EventSink, Features, Identity, Parameters, VirtioDevice};
 
+use crate::link::Peering;
 use crate::queue::{BuiltIn, Fault, Model, QueueAccess, Serve};
 use crate::{DeviceKind, OpenError};
 use control::Control;
@@ -37,7 +38,6 @@ use header::{HEADER, SHORT_HEADER};
 use pcap::Pcap;
 use port::{Sink, Source};
 use receive::Receive;
-use stream::Peering;
 use transmit::Transmit;
 
 pub(crate) static DEVICE: DeviceKind = DeviceKind {

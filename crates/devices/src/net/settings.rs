@@ -10,13 +10,14 @@ use virtio::{DeviceError, DeviceType, Features, Identity, ParameterError, Parame
 use super::frames::Frames;
 use super::pcap::Pcap;
 use super::port::{Sink, Source};
-use super::stream::{Peering, StreamSink, StreamSource};
+use super::stream::{StreamSink, StreamSource};
 use super::{
     CSUM, CTRL_GUEST_OFFLOADS, CTRL_MAC_ADDR, CTRL_RX, CTRL_RX_EXTRA, CTRL_VLAN, CTRL_VQ,
     GUEST_CSUM, GUEST_ECN, GUEST_TSO4, GUEST_TSO6, HOST_ECN, HOST_TSO4, HOST_TSO6, MAC, MRG_RXBUF,
     MTU, MULTI_QUEUE, Net, Port, STATUS, Shared,
 };
 use crate::OpenError;
+use crate::link::Peering;
 use crate::queue::RINGS;
 
 /// Descriptors of the control queue: commands come one by one.
