@@ -2,6 +2,7 @@ use mem::{DriverAddress, MemoryError, Resolver, Span};
 use virtqueue::{Chain, Segment};
 
 use crate::blocks::Blocks;
+use crate::translate::check;
 use crate::{Mover, MoverError, PoolPlace, Step};
 
 /// Moves the bytes through a pool, which is all the device can reach.
@@ -31,7 +32,7 @@ impl CopyMover {
             let len = cell.segment.len;
             if cell.writable {
                 // Must be known to exist now: later it could only be an error.
-                check_writable(memory, cell.segment)?;
+                check(memory, cell.segment, true)?;
             } else {
                 copy(memory, cell.segment.addr, &self.blocks.block(&cell, len), Way::Out)?;
                 self.copied += u64::from(len);
@@ -128,22 +129,6 @@ fn copy(
             return Err(MemoryError::ReadOnly(at).into());
         }
         done += copied;
-    }
-    Ok(())
-}
-
-/// Whether a buffer is in memory that we may write.
-#[inline]
-pub(crate) fn check_writable(memory: &mut Resolver, segment: Segment) -> Result<(), MoverError> {
-    let mut done = 0;
-    // Bounded: each region is passed once.
-    while done < u64::from(segment.len) {
-        let at = segment.addr.0.checked_add(done).ok_or(MemoryError::Overflow)?;
-        let span = memory.span(DriverAddress(at), u64::from(segment.len) - done)?;
-        if !span.is_writable() {
-            return Err(MemoryError::ReadOnly(DriverAddress(at)).into());
-        }
-        done += span.len() as u64;
     }
     Ok(())
 }

@@ -77,7 +77,6 @@ impl Ends {
         if let Some(observer) = &self.observer {
             observer.inbound(self.index, id, written);
         }
-        self.counters.bytes_in.add(written.into());
     }
 
     /// Notifies the device of a batch if it wants to know.

@@ -171,17 +171,22 @@ impl<M: Mover> QueueBridge<M> {
     /// Carries what the device has used back to the driver.
     #[inline]
     fn collect(&mut self, budget: u32) -> Result<u32, Fault> {
-        let mut done = 0;
-        if let Some((request, written)) = self.stuck.take() {
-            done += u32::from(self.complete(request, written)?);
-        }
-        while done < budget && self.stuck.is_none() {
-            match self.parts.device.take_used().map_err(Fault::Device)? {
-                Some((request, written)) => done += u32::from(self.complete(request, written)?),
-                None => break,
+        let (mut done, mut bytes) = (0, 0);
+        let mut next = self.stuck.take();
+        while done < budget {
+            let used = match next.take() {
+                Some(stuck) => Some(stuck),
+                None => self.parts.device.take_used().map_err(Fault::Device)?,
+            };
+            let Some((request, written)) = used else { break };
+            if !self.complete(request, written)? {
+                break;
             }
+            done += 1;
+            bytes += u64::from(written);
         }
         if done > 0 {
+            self.parts.ends.counters.bytes_in.add(bytes);
             self.publish_used(done);
         }
         Ok(done)

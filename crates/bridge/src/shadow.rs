@@ -2,7 +2,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use mem::AddressSpace;
+use mem::{AddressSpace, MemoryError};
 use sys::{Epoll, EventFd, Interest};
 use virtio::{
     DeviceError, DeviceEvent, EventSink, EventSource, Features, Identity, Notifier, QueueSetup,
@@ -365,7 +365,16 @@ impl VirtioDevice for Shadow {
             Some(spaces) => {
                 let result = spaces.follow(self.inner.as_mut());
                 self.queues.iter().flatten().for_each(|queue| queue.control.wake());
-                result
+                match result {
+                    // The driver's memory has come to where ours was. While no queue runs it can go
+                    // elsewhere.
+                    Err(DeviceError::Memory(MemoryError::Overlap(_)))
+                        if self.queues.iter().all(Option::is_none) =>
+                    {
+                        self.adopt_memory()
+                    }
+                    result => result,
+                }
             }
         }
     }

@@ -45,7 +45,20 @@ impl Mover for TranslateMover {
 
 /// Checks that all of a buffer is in memory regions, of which it may cross several.
 #[inline]
-fn check(memory: &mut Resolver, segment: Segment, writable: bool) -> Result<(), MoverError> {
+pub(crate) fn check(
+    memory: &mut Resolver,
+    segment: Segment,
+    writable: bool,
+) -> Result<(), MoverError> {
+    if memory.is_in_last(segment.addr, segment.len, writable) {
+        return Ok(());
+    }
+    check_slowly(memory, segment, writable)
+}
+
+/// The same for a buffer that lies elsewhere, or crosses regions.
+#[cold]
+fn check_slowly(memory: &mut Resolver, segment: Segment, writable: bool) -> Result<(), MoverError> {
     let (mut at, mut left) = (segment.addr, u64::from(segment.len));
     // Bounded: each region is passed once.
     while left > 0 {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bridge::{MIN_POOL_BYTES, Mode, Observer, RateLimits};
 use rig::{Bench, Case};
-use virtio::Features;
+use virtio::{Features, VirtioDevice};
 use virtqueue::Segment;
 
 #[test]
@@ -111,5 +111,23 @@ fn a_lost_notification_costs_a_tenth_of_a_second() {
         assert!(begin.elapsed() > Duration::from_millis(100), "some were lost");
         assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
         assert_eq!(loser.seen.load(Ordering::Relaxed), 2 * requests);
+    }
+}
+
+#[test]
+fn a_driver_that_never_notifies_is_looked_at() {
+    for remote in [false, true] {
+        let mut case = Case::new(Mode::Auto);
+        case.remote = remote;
+        case.options.limits = RateLimits { bytes_per_second: 1 << 40, ..RateLimits::default() };
+        let mut bench = Bench::new(&case);
+        bench.driver.spec.start_at = bench.shadow.stop_queue(0).unwrap();
+        let setup = virtio::QueueSetup { kick: None, ..bench.setup() };
+        bench.shadow.start_queue(setup).unwrap();
+        let begin = Instant::now();
+        for _ in 0..50 {
+            bench.driver.run(1, |_| ());
+        }
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     }
 }

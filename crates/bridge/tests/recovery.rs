@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bridge::Mode;
-use mem::{DriverAddress, MemoryMap, Region};
+use mem::{Access, DriverAddress, Mapping, MemoryMap, Region};
 use rig::guest::{DATA, DATA_BYTES, Guest};
 use rig::{Bench, Case};
 use virtio::{DeviceError, DeviceEvent, Features, VirtioDevice};
@@ -155,4 +155,18 @@ fn a_missing_translation_is_asked_for_and_waited_for() {
         let counters = shadow.counters()[0].snapshot();
         assert!(counters.misses > 0 && counters.errors == 0, "{counters:?}");
     }
+}
+
+#[test]
+fn our_memory_makes_way_for_the_drivers() {
+    let mut bench = Bench::new(&Case::new(Mode::Translate));
+    let ours = bench.device.setup().spec.addresses.descriptor;
+    bench.shadow.stop_queue(0).unwrap();
+    let mapping = Mapping::new_memfd("late", 1 << 20).unwrap();
+    let region = Region::mapped(ours, 1 << 20, Access::ReadWrite, mapping, 0).unwrap();
+    bench.guest.space.insert(region).unwrap();
+    bench.shadow.memory_changed().unwrap();
+    bench.start();
+    assert_ne!(bench.device.setup().spec.addresses.descriptor, ours);
+    bench.driver.run(100, |_| ());
 }

@@ -363,6 +363,20 @@ impl Resolver {
         true
     }
 
+    /// Whether `[at, at + len)` lies in the region that was hit last, and may be written if that is
+    /// wanted: the usual case of a check, for a few instructions. False says nothing.
+    #[inline]
+    #[must_use]
+    pub fn is_in_last(&self, at: DriverAddress, len: u32, writable: bool) -> bool {
+        self.map.regions.get(self.last).is_some_and(|region| {
+            let skip = at.0.wrapping_sub(region.start.0);
+            skip < region.len
+                && u64::from(len) <= region.len - skip
+                && (!writable || region.access.may_write())
+                && matches!(region.backing, Backing::Mapped { .. })
+        })
+    }
+
     /// As [`MemoryMap::span`].
     ///
     /// # Errors

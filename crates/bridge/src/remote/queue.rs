@@ -202,6 +202,7 @@ impl RemoteQueue {
         }
         if count > 0 {
             self.ends.counters.completions.add(count.into());
+            self.ends.counters.bytes_in.add(bytes);
             self.ends.counters.copied_bytes.add(bytes);
         }
         Ok(count)
