@@ -4,7 +4,7 @@ use mem::DriverAddress;
 use virtio::{DeviceEvent, DeviceType, Features, Status, VirtioDevice};
 use virtqueue::QueuePosition;
 
-use crate::lab::{BASE, CONFIG, PROGRESS, Served, memory, queue, until};
+use crate::lab::{BASE, CONFIG, PROGRESS, Served, memory, parameters, queue, transport, until};
 
 fn start(device: &mut dyn VirtioDevice, features: Features) {
     let (_, space) = memory();
@@ -102,4 +102,19 @@ fn the_next_driver_begins_afresh() {
         assert!(served.seen.lock().unwrap().running.is_empty());
     }
     assert_eq!(served.seen.lock().unwrap().resets, 3);
+}
+
+#[test]
+fn a_probe_tells_everything_and_starts_nothing() {
+    let served = Served::new();
+    let path = served.path.display().to_string();
+    let found = transport().probe.unwrap()(parameters(&[("path", &path)])).unwrap();
+    assert_eq!(found.device, Some(DeviceType::BLOCK));
+    assert!(found.features.has(Features::RINGS | Features::PROTOCOL_FEATURES));
+    assert_eq!((found.queues, found.memory_slots), (Some(2), 509));
+    assert_eq!(found.config[..60], CONFIG);
+    for name in ["MQ", "REPLY_ACK", "CONFIG", "STATUS", "CONFIGURE_MEM_SLOTS", "LOG_SHMFD"] {
+        assert!(found.protocol_features.iter().any(|known| known == name), "{found:?}");
+    }
+    assert!(served.seen.lock().unwrap().features.is_none());
 }
