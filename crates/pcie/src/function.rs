@@ -1,6 +1,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use mem::MemoryMap;
 use sys::EventFd;
 
 use crate::config::{ConfigEffect, ConfigSpace};
@@ -82,6 +83,13 @@ pub trait Function: Send {
     /// Registers whose writes may come as events instead.
     fn doorbells(&self) -> Vec<Doorbell> {
         Vec::new()
+    }
+
+    /// The regions of host memory are about to become those of `map`. A virtual machine takes its
+    /// RAM away for a moment while firmware arranges the first megabyte, so what needs memory that
+    /// is not in `map` had better pause than fail.
+    fn memory_changing(&mut self, map: &MemoryMap) {
+        let _ = map;
     }
 
     /// The regions of host memory have changed. Memory that was removed is not touched any more

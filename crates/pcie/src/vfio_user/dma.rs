@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use mem::remote::RemoteMemory;
 use mem::{
-    Access, AddressSpace, Backing, DriverAddress, FileCache, MAX_REGIONS, Mapping, MemoryError,
-    MemoryMap, Region,
+    Access, Backing, DriverAddress, FileCache, MAX_REGIONS, Mapping, MemoryError, MemoryMap, Region,
 };
 use wire::vfio_user::{DmaMap, DmaUnmap, dma_flags};
 
@@ -141,13 +140,14 @@ impl DmaMaps {
         }
     }
 
-    /// Whether [`DmaMaps::apply`] has something to do.
+    /// Whether [`DmaMaps::take_changes`] has something new.
     pub fn is_changed(&self) -> bool {
         self.changed
     }
 
-    /// Makes `space` what the mappings say; returns whether something was taken away.
-    pub fn apply(&mut self, space: &AddressSpace) -> bool {
+    /// The address space that the mappings make, and whether something was taken away since the
+    /// last time.
+    pub fn take_changes(&mut self) -> (MemoryMap, bool) {
         self.changed = false;
         let mut regions: Vec<Region> = Vec::with_capacity(self.maps.len());
         for region in self.maps.iter().filter_map(|(at, map)| self.region(*at, map)) {
@@ -155,12 +155,12 @@ impl DmaMaps {
                 regions.push(region);
             }
         }
-        match MemoryMap::new(regions) {
-            Ok(map) => space.replace(map),
+        let map = MemoryMap::new(regions).unwrap_or_else(|error| {
             // Ranges were checked one by one when they came.
-            Err(error) => tracing::error!(%error, "the client's mappings do not fit together"),
-        }
-        std::mem::take(&mut self.removed)
+            tracing::error!(%error, "the client's mappings do not fit together");
+            MemoryMap::default()
+        });
+        (map, std::mem::take(&mut self.removed))
     }
 
     fn region(&self, at: u64, map: &Map) -> Option<Region> {

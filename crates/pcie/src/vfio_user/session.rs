@@ -329,7 +329,9 @@ impl Peer {
         if !self.dma.is_changed() {
             return;
         }
-        let removed = self.dma.apply(&plug.host.memory);
+        let (map, removed) = self.dma.take_changes();
+        plug.function.memory_changing(&map);
+        plug.host.memory.replace(map);
         plug.function.memory_changed();
         if removed && !plug.host.memory.synchronize(UNMAP_LIMIT) {
             tracing::error!("a queue did not let go of memory that the client has unmapped");

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mem::MemoryMap;
 use virtio::{DeviceEvent, Features, QueueSetup, Status, Transition};
 use virtqueue::QueueError;
 
@@ -110,7 +111,8 @@ impl VirtioPci {
 
     fn start_queues(&mut self) {
         for index in 0..self.queues.len() {
-            if self.queues[index].enabled && !self.queues[index].running {
+            let queue = &self.queues[index];
+            if queue.enabled && !queue.running && !queue.broken {
                 self.start_queue(index);
             }
         }
@@ -167,7 +169,11 @@ impl VirtioPci {
         if std::mem::take(&mut queue.running) {
             match self.device.stop_queue(index as u16) {
                 Ok(position) => queue.resume_at = Some(position),
-                Err(error) => tracing::warn!(index, %error, "a queue could not be stopped"),
+                Err(error) => {
+                    // Where it was is not known, so it must not be started before a reset.
+                    queue.broken = true;
+                    tracing::warn!(index, %error, "a queue could not be stopped");
+                }
             }
         }
     }
@@ -183,7 +189,10 @@ impl VirtioPci {
     /// The host went away: queues stop where they are, registers stay.
     pub(super) fn suspend(&mut self) {
         self.is_suspended = true;
-        (0..self.queues.len()).for_each(|index| self.stop_queue(index));
+        for index in 0..self.queues.len() {
+            self.stop_queue(index);
+            self.queues[index].paused = false;
+        }
     }
 
     /// The host is back and has not reset the device: queues go on.
@@ -255,5 +264,43 @@ impl VirtioPci {
             self.needs_reset(&format!("the device can't work with the driver's memory: {error}"));
         }
         self.start_if_settled();
+        self.go_on_with_rings();
+    }
+
+    /// Stops the queues if the rings of one of them are not in `map`, the memory to come.
+    pub(super) fn pause_without_rings(&mut self, map: &MemoryMap) {
+        let features = self.device_features();
+        let mut running = self.queues.iter().filter(|queue| queue.running);
+        if running.all(|queue| queue.has_rings_in(map, features)) {
+            return;
+        }
+        for index in 0..self.queues.len() {
+            if self.queues[index].running {
+                self.stop_queue(index);
+                self.queues[index].paused = true;
+            }
+        }
+    }
+
+    /// Starts the queues that were stopped for want of memory where they were, if it is there.
+    fn go_on_with_rings(&mut self) {
+        let features = self.device_features();
+        let Some(map) = self.host.as_ref().map(|host| host.memory.current()) else { return };
+        let mut paused = self.queues.iter().filter(|queue| queue.paused);
+        if !paused.all(|queue| queue.has_rings_in(&map, features)) {
+            return;
+        }
+        for index in 0..self.queues.len() {
+            if !std::mem::take(&mut self.queues[index].paused) {
+                continue;
+            }
+            if self.queues[index].broken {
+                self.needs_reset(&format!("queue {index} could not be stopped for a while"));
+            } else {
+                self.start_queue(index);
+                // The driver may have rung while nobody listened.
+                self.queues[index].kick.signal();
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use mem::MemoryMap;
 use virtio::Status;
 
 use super::VirtioPci;
@@ -176,6 +177,10 @@ impl Function for VirtioPci {
             event: std::sync::Arc::clone(&queue.kick),
         });
         modern.collect()
+    }
+
+    fn memory_changing(&mut self, map: &MemoryMap) {
+        self.pause_without_rings(map);
     }
 
     fn memory_changed(&mut self) {

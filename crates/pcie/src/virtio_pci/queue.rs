@@ -1,9 +1,12 @@
 use std::io;
 use std::sync::Arc;
 
+use mem::MemoryMap;
 use sys::EventFd;
 use virtio::{Features, Notifier};
-use virtqueue::{MAX_QUEUE_SIZE, QueueAddresses, QueuePosition, QueueSpec, RingFormat};
+use virtqueue::{
+    MAX_QUEUE_SIZE, QueueAddresses, QueuePosition, QueueSpec, RingFormat, ring_layout,
+};
 
 use super::NO_VECTOR;
 
@@ -17,6 +20,10 @@ pub struct QueueRegisters {
     pub enabled: bool,
     /// The device runs it.
     pub running: bool,
+    /// It could not be stopped in an orderly way.
+    pub broken: bool,
+    /// It was stopped because its rings were not in memory any more.
+    pub paused: bool,
     /// Where it was stopped, if it is to be started there again.
     pub resume_at: Option<QueuePosition>,
     /// Signalled by the doorbell; the same for the life of the function, so that it can be given
@@ -35,6 +42,8 @@ impl QueueRegisters {
             addresses: QueueAddresses::default(),
             enabled: false,
             running: false,
+            broken: false,
+            paused: false,
             resume_at: None,
             kick: Arc::new(EventFd::new()?),
             call: Notifier::none(),
@@ -54,6 +63,8 @@ impl QueueRegisters {
         self.addresses = QueueAddresses::default();
         self.enabled = false;
         self.running = false;
+        self.broken = false;
+        self.paused = false;
         self.resume_at = None;
         self.kick.drain();
     }
@@ -82,5 +93,21 @@ impl QueueRegisters {
             addresses: self.addresses,
             start_at: self.resume_at.unwrap_or(QueuePosition::start(format)),
         }
+    }
+
+    /// Whether all of the rings is in `map`.
+    pub fn has_rings_in(&self, map: &MemoryMap, features: Features) -> bool {
+        let spec = self.spec(features);
+        let layout = ring_layout(spec.format, spec.size);
+        [
+            (spec.addresses.descriptor, layout.descriptor_bytes),
+            (spec.addresses.driver, layout.driver_bytes),
+            (spec.addresses.device, layout.device_bytes),
+        ]
+        .into_iter()
+        .all(|(at, len)| {
+            let region = map.region(at);
+            region.is_ok_and(|region| region.end() - at.0 >= len as u64)
+        })
     }
 }
