@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mem::{Access, AddressSpace, DriverAddress, Mapping, MemoryMap, Region};
-use sys::{Epoll, EventFd, Interest};
+use sys::{Epoll, EventFd, Interest, Ready};
 use virtio::{
     DeviceEvent, Features, InFlightArea, Notifier, Parameters, QueueSetup, Value, VirtioDevice,
 };
@@ -57,6 +57,7 @@ pub struct Queue {
     pub spec: QueueSpec,
     interrupt: Arc<EventFd>,
     epoll: Epoll,
+    ready: Vec<Ready>,
 }
 
 fn region(at: u64) -> Region {
@@ -219,7 +220,8 @@ impl Queue {
             (Arc::new(EventFd::new().unwrap()), Arc::new(EventFd::new().unwrap()));
         let epoll = Epoll::new().unwrap();
         epoll.add(interrupt.as_fd(), 0, Interest::Read).unwrap();
-        Self { ring, kick, spec, interrupt, epoll }
+        let ready = Vec::with_capacity(64);
+        Self { ring, kick, spec, interrupt, epoll, ready }
     }
 
     pub fn offer(&mut self, readable: &[Segment], writable: &[Segment], token: u64) {
@@ -236,7 +238,6 @@ impl Queue {
     /// The next used chain.
     pub fn wait(&mut self) -> (u64, u32) {
         let deadline = Instant::now() + LIMIT;
-        let mut ready = Vec::with_capacity(64);
         loop {
             if let Some(used) = self.ring.take_used().unwrap() {
                 return used;
@@ -244,7 +245,7 @@ impl Queue {
             if !self.ring.arm_interrupt() {
                 let left = deadline.saturating_duration_since(Instant::now());
                 assert!(!left.is_zero(), "no answer from the device");
-                self.epoll.wait(&mut ready, Some(left)).unwrap();
+                self.epoll.wait(&mut self.ready, Some(left)).unwrap();
                 self.interrupt.drain();
             }
         }
