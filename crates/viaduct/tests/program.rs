@@ -1,0 +1,200 @@
+//! The program as a person uses it: what it prints, how it ends, what it leaves behind.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Lines};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+fn viaduct() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_viaduct"));
+    command.stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
+}
+
+fn output(words: &[&str]) -> Output {
+    viaduct().args(words).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A program that serves, and is killed when the test is over.
+struct Serving {
+    child: Child,
+    /// Kept open: who prints into a closed pipe ends.
+    _lines: Option<Lines<BufReader<ChildStdout>>>,
+}
+
+impl Serving {
+    /// Starts it and waits until it says how to attach to it.
+    fn start(words: &[&str]) -> (Self, String) {
+        let mut child =
+            viaduct().args(words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let hint = lines.next().expect("it says how to attach").unwrap();
+        (Self { child, _lines: Some(lines) }, hint)
+    }
+
+    /// Sends SIGTERM; returns the exit status and how long it took.
+    fn stop(mut self) -> (Option<i32>, Duration) {
+        let start = Instant::now();
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let status = self.child.wait().unwrap();
+        (status.code(), start.elapsed())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn folder_with_image() -> (TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk.img");
+    fs::File::create(&image).unwrap().set_len(4 << 20).unwrap();
+    let image = image.display().to_string();
+    (folder, image)
+}
+
+fn socket(folder: &TempDir, name: &str) -> String {
+    folder.path().join(name).display().to_string()
+}
+
+#[test]
+fn a_device_and_a_bridge_are_what_probe_says_and_end_within_a_second() {
+    let (folder, image) = folder_with_image();
+    let (disk, bridged) = (socket(&folder, "disk"), socket(&folder, "bridged"));
+    let path = format!("path={image}");
+    let (device, hint) =
+        Serving::start(&["device", "blk", "--socket-path", &disk, &path, "queues=3"]);
+    assert!(hint.contains("memory-backend-memfd"), "{hint}");
+
+    let probed = text(&output(&["probe", &format!("vhost-user:{disk}")]).stdout);
+    assert!(probed.contains("device             blk"), "{probed}");
+    assert!(probed.contains("queues             3"), "{probed}");
+    assert!(probed.contains("RING_PACKED"), "{probed}");
+    assert!(probed.lines().any(|l| l.trim().starts_with("capacity") && l.ends_with("8192")));
+
+    let ends = [format!("vfio-user:{bridged}"), format!("vhost-user:{disk}")];
+    let (bridge, hint) = Serving::start(&["bridge", &ends[0], &ends[1], "mode=copy"]);
+    assert!(hint.contains("-m "), "{hint}");
+    let probed = text(&output(&["probe", &ends[0]]).stdout);
+    assert!(probed.contains("blk (virtio-pci)"), "{probed}");
+    assert!(probed.lines().any(|l| l.trim().starts_with("capacity") && l.ends_with("8192")));
+
+    for (serving, socket) in [(bridge, bridged), (device, disk)] {
+        let (status, time) = serving.stop();
+        assert_eq!(status, Some(0));
+        assert!(time < Duration::from_secs(1), "took {time:?}");
+        assert!(!Path::new(&socket).exists(), "the socket is removed");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "only the image is left");
+}
+
+#[test]
+fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = socket(&folder, "socket");
+    drop(UnixListener::bind(&path).unwrap());
+    let (serving, _) = Serving::start(&["device", "rng", "--socket-path", &path]);
+    let second = output(&["device", "rng", "--socket-path", &path]);
+    assert_eq!(second.status.code(), Some(3));
+    assert!(text(&second.stderr).contains(&path), "{}", text(&second.stderr));
+    drop(serving);
+    fs::write(socket(&folder, "file"), "precious").unwrap();
+    let third = output(&["device", "rng", "--socket-path", &socket(&folder, "file")]);
+    assert_eq!(third.status.code(), Some(3));
+    assert_eq!(fs::read_to_string(socket(&folder, "file")).unwrap(), "precious");
+}
+
+#[test]
+fn many_bridges_run_from_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("bridges.toml");
+    let mut toml = String::from("workers = 2\n");
+    for index in 0..8 {
+        let path = socket(&folder, &format!("s{index}"));
+        toml += &format!(
+            "[bridge.b{index}]\ndriver = \"vhost-user:{path}\"\ndevice = \"blk:ram=1M\"\n\
+             mode = \"copy\"\nqueue-size = 64\n"
+        );
+    }
+    fs::write(&config, toml).unwrap();
+    let child =
+        viaduct().args(["run", config.to_str().unwrap()]).stderr(Stdio::null()).spawn().unwrap();
+    let running = Serving { child, _lines: None };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    for index in 0..8 {
+        let path = socket(&folder, &format!("s{index}"));
+        while !Path::new(&path).exists() {
+            assert!(Instant::now() < deadline, "{path} does not appear");
+            std::thread::yield_now();
+        }
+        let probed = text(&output(&["probe", &format!("vhost-user:{path},type=blk")]).stdout);
+        assert!(probed.lines().any(|l| l.trim().starts_with("capacity") && l.ends_with("2048")));
+    }
+    let (status, time) = running.stop();
+    assert_eq!(status, Some(0));
+    assert!(time < Duration::from_secs(1), "took {time:?}");
+}
+
+#[test]
+fn mistakes_are_answered_with_what_would_be_right() {
+    let cases: [(&[&str], i32, &str); 7] = [
+        (&["bridge", "vfio-user:/x"], 2, "Usage"),
+        (&["bridge", "nonsense", "rng:"], 1, "SCHEME:PATH"),
+        (&["bridge", "rng:", "rng:"], 3, "vfio-user:"),
+        (&["bridge", "vfio-user:/nowhere/at/all", "rng:"], 3, "/nowhere/at/all"),
+        (&["bridge", "vfio-user:/tmp/x", "blk:path=/nowhere/disk"], 3, "/nowhere/disk"),
+        (&["bridge", "vfio-user:/tmp/x", "rng:", "mode=quick"], 1, "translate"),
+        (&["run", "/nowhere.toml"], 1, "/nowhere.toml"),
+    ];
+    for (words, status, needle) in cases {
+        let output = output(words);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{words:?}: {error}");
+        assert!(error.contains(needle), "{words:?}: {error}");
+        assert!(!error.contains("panicked"), "{words:?}: {error}");
+    }
+}
+
+#[test]
+fn what_tools_ask_for_is_printed() {
+    let capabilities = text(&output(&["device", "blk", "--print-capabilities"]).stdout);
+    assert!(capabilities.contains("\"type\": \"block\""), "{capabilities}");
+    assert!(capabilities.contains("\"read-only\""), "{capabilities}");
+    let folder = tempfile::tempdir().unwrap();
+    let pages = socket(&folder, "man");
+    assert!(output(&["man", &pages]).status.success());
+    let page = fs::read_to_string(Path::new(&pages).join("viaduct-bridge.1")).unwrap();
+    assert!(page.contains("mode=auto"), "the page has the settings");
+    let script = text(&output(&["completions", "bash"]).stdout);
+    assert!(script.contains("viaduct"), "{script}");
+    for command in ["bridge", "device", "run", "probe", "demo"] {
+        let help = output(&[command, "--help"]);
+        assert!(help.status.success(), "{command} --help");
+    }
+}
+
+#[test]
+fn the_demo_runs_and_says_what_to_do_next() {
+    let demo = output(&["demo", "--mib", "2"]);
+    let (shown, errors) = (text(&demo.stdout), text(&demo.stderr));
+    assert!(demo.status.success(), "{shown}{errors}");
+    for row in
+        ["blk  copy", "blk  translate", "blk  pass", "net  copy", "net  translate", "net  pass"]
+    {
+        assert_eq!(shown.matches(row).count(), 2, "{row} in\n{shown}");
+    }
+    assert!(shown.contains("qemu-system-x86_64"), "{shown}");
+}
