@@ -2,6 +2,7 @@
 //! `file:line: what`, and any fault fails the task.
 
 mod crates;
+mod named_tests;
 mod rules;
 mod source;
 
@@ -28,6 +29,8 @@ pub fn run() -> Result<()> {
             rules::rust(name, &Source::new(&text))
         } else if name.ends_with("Cargo.toml") {
             crates::manifest(name, &text)
+        } else if name.ends_with(".md") {
+            named_tests::check(workspace(), &text)
         } else {
             Vec::new()
         };
