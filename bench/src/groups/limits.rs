@@ -131,7 +131,7 @@ impl Task for Echo {
 fn worker_echo(lab: &Lab) -> Result<f64> {
     let ours = Bells::new()?;
     let bells = Bells { there: Arc::clone(&ours.there), back: Arc::clone(&ours.back) };
-    let options = PoolOptions { threads: 1, max_spin: Duration::ZERO };
+    let options = PoolOptions { threads: 1, max_spin: Duration::ZERO, cycles: None };
     // Threads inherit processor and priority from the one that starts them.
     let workers = on_one(CPUS[1], || Workers::start(&options))??;
     let task = workers.spawn(Echo { bells, rung: false });

@@ -263,6 +263,25 @@ impl MemoryMap {
         self.span_in(self.find(at)?, at, len)
     }
 
+    /// As [`MemoryMap::span`], and `hint` remembers the region for the next call: consecutive
+    /// buffers mostly lie in the same one.
+    ///
+    /// # Errors
+    /// As [`MemoryMap::span`].
+    #[inline]
+    pub fn span_near(
+        &self,
+        hint: &mut usize,
+        at: DriverAddress,
+        len: u64,
+    ) -> Result<Span<'_>, MemoryError> {
+        match self.regions.get(*hint) {
+            Some(region) if region.contains(at) => {}
+            _ => *hint = self.find(at)?,
+        }
+        self.span_in(*hint, at, len)
+    }
+
     #[inline]
     fn span_in(&self, index: usize, at: DriverAddress, len: u64) -> Result<Span<'_>, MemoryError> {
         let region = &self.regions[index];
@@ -383,10 +402,6 @@ impl Resolver {
     /// As [`MemoryMap::span`].
     #[inline]
     pub fn span(&mut self, at: DriverAddress, len: u64) -> Result<Span<'_>, MemoryError> {
-        match self.map.regions.get(self.last) {
-            Some(region) if region.contains(at) => {}
-            _ => self.last = self.map.find(at)?,
-        }
-        self.map.span_in(self.last, at, len)
+        self.map.span_near(&mut self.last, at, len)
     }
 }

@@ -125,6 +125,21 @@ impl<'m> Span<'m> {
         len
     }
 
+    /// Begins to fetch the first bytes of the span into the cache, to be read or, if `write`, to be
+    /// written soon: two cache lines, which is all of a small packet, and with the rest the
+    /// processor's own prefetching helps. Nothing happens where there is no such instruction.
+    #[inline]
+    pub fn prefetch(&self, write: bool) {
+        const LINE: usize = 64;
+        for offset in [0, LINE] {
+            if offset < self.len {
+                // SAFETY: offset < len, so the pointer stays inside the span.
+                let line = unsafe { self.base.add(offset) };
+                prefetch_line(line.as_ptr(), write);
+            }
+        }
+    }
+
     /// Fills the span with zeros.
     #[inline]
     pub fn zero(&self) {
@@ -188,6 +203,24 @@ impl<'m> Span<'m> {
         self.base.as_ptr()
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn prefetch_line(line: *const u8, write: bool) {
+    use core::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+    if write {
+        // SAFETY: a hint that never faults, whatever the address; part of every x86-64 processor,
+        // or a no-operation there.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast()) };
+    } else {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+fn prefetch_line(_line: *const u8, _write: bool) {}
 
 impl std::fmt::Debug for Span<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -17,7 +17,7 @@ mod run;
 
 pub use handle::TaskHandle;
 pub use idle::{MAX_SPIN, SpinWindow};
-pub use pool::{PoolOptions, Workers};
+pub use pool::{PollCycles, PoolOptions, Workers};
 
 use std::any::Any;
 use std::os::fd::BorrowedFd;

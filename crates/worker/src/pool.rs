@@ -22,6 +22,25 @@ pub struct PoolOptions {
     pub threads: usize,
     /// Longest polling before sleep, per task; see [`crate::SpinWindow`].
     pub max_spin: Duration,
+    /// Where to add up the cycles that polls take; `None` costs nothing.
+    pub cycles: Option<Arc<PollCycles>>,
+}
+
+/// Cycles of [`sys::cycles`] that polls took, those that did something apart from those that did
+/// not: what a request costs, whoever is on the other side.
+#[derive(Debug, Default)]
+pub struct PollCycles {
+    /// In polls that did something.
+    pub busy: AtomicU64,
+    /// In polls that found nothing to do.
+    pub idle: AtomicU64,
+}
+
+impl PollCycles {
+    pub(crate) fn add(&self, worked: bool, cycles: u64) {
+        let place = if worked { &self.busy } else { &self.idle };
+        place.fetch_add(cycles, Ordering::Relaxed);
+    }
 }
 
 impl Default for PoolOptions {
@@ -38,7 +57,7 @@ impl PoolOptions {
     pub fn with_threads(threads: usize) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let max_spin = if cpus <= threads + 1 { Duration::ZERO } else { MAX_SPIN };
-        Self { threads: threads.max(1), max_spin }
+        Self { threads: threads.max(1), max_spin, cycles: None }
     }
 }
 
@@ -121,7 +140,7 @@ impl Drop for Workers {
 fn start_thread(index: usize, options: &PoolOptions) -> io::Result<Thread> {
     let (send, receive) = channel();
     let mailbox = Mailbox { commands: send, wake: Arc::new(EventFd::new()?) };
-    let mut worker = Worker::new(receive, Arc::clone(&mailbox.wake), options.max_spin)?;
+    let mut worker = Worker::new(receive, Arc::clone(&mailbox.wake), options)?;
     let builder =
         std::thread::Builder::new().name(format!("bridge-{index}")).stack_size(STACK_BYTES);
     let handle = builder.spawn(move || worker.run())?;

@@ -9,7 +9,7 @@ use sys::{Epoll, EventFd, Interest, Ready};
 
 use crate::handle::Command;
 use crate::idle::earlier;
-use crate::{Progress, SpinWindow, Task};
+use crate::{PollCycles, PoolOptions, Progress, SpinWindow, Task};
 
 /// Requests a task may do before the next one gets its turn: long enough to batch, short enough (a
 /// few microseconds) to be fair.
@@ -48,6 +48,7 @@ pub(crate) struct Worker {
     wake: Arc<EventFd>,
     epoll: Epoll,
     max_spin: Duration,
+    cycles: Option<Arc<PollCycles>>,
     tasks: HashMap<u64, Entry>,
     /// Ids of the tasks that are busy or spinning.
     active: Vec<u64>,
@@ -60,7 +61,7 @@ impl Worker {
     pub(crate) fn new(
         commands: Receiver<Command>,
         wake: Arc<EventFd>,
-        max_spin: Duration,
+        options: &PoolOptions,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         epoll.add(wake.as_fd(), MAILBOX, Interest::Read)?;
@@ -68,7 +69,8 @@ impl Worker {
             commands,
             wake,
             epoll,
-            max_spin,
+            max_spin: options.max_spin,
+            cycles: options.cycles.clone(),
             tasks: HashMap::new(),
             active: Vec::new(),
             timed: Vec::new(),
@@ -98,7 +100,16 @@ impl Worker {
                 self.active.swap_remove(index);
                 continue;
             };
-            match entry.task.poll(BUDGET) {
+            let progress = match &self.cycles {
+                None => entry.task.poll(BUDGET),
+                Some(cycles) => {
+                    let before = sys::cycles();
+                    let progress = entry.task.poll(BUDGET);
+                    cycles.add(progress == Progress::Worked, sys::cycles() - before);
+                    progress
+                }
+            };
+            match progress {
                 Progress::Worked => {
                     entry.state = State::Busy;
                     worked = true;

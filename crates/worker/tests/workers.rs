@@ -72,7 +72,7 @@ const SOON: Duration = Duration::from_secs(10);
 #[test]
 fn every_doorbell_is_answered_and_the_task_comes_back() {
     for max_spin in [Duration::ZERO, worker::MAX_SPIN] {
-        let workers = Workers::start(&PoolOptions { threads: 2, max_spin }).unwrap();
+        let workers = Workers::start(&PoolOptions { threads: 2, max_spin, cycles: None }).unwrap();
         let (task, bell, pending, zero) = counter();
         let handle = workers.spawn(task);
         for round in 1..=500 {

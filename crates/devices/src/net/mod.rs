@@ -1,4 +1,5 @@
-//! Network device (VIRTIO 1.4, 5.1) on a tap interface, a UNIX socket, an echo, or nothing.
+//! Network device (VIRTIO 1.4, 5.1) on a tap interface, a UNIX socket, another card, an
+//! echo, or nothing.
 //!
 //! ```text
 //!   receive queue  <-- Source --  tap, stream, datagram, frames of the echo
@@ -14,6 +15,7 @@ mod control;
 mod echo;
 mod frames;
 mod header;
+mod pair;
 mod pcap;
 mod port;
 mod receive;
@@ -48,6 +50,7 @@ pub(crate) static DEVICE: DeviceKind = DeviceKind {
         "stream=PATH  listen for a peer, as QEMU's -netdev stream",
         "connect=PATH  connect to such a peer, again and again",
         "dgram=PATH  datagrams, as QEMU's -netdev dgram; needs peer=PATH",
+        "pair=NAME  joined to the card of the same name in this process, by one copy of each frame",
         "echo=on  every address answers ARP and ping, other frames come back (the default)",
         "null=on  frames are forgotten",
         "pcap=FILE  record all frames",
@@ -79,7 +82,10 @@ const CTRL_RX_EXTRA: Features = Features::bit(20);
 const MULTI_QUEUE: Features = Features::bit(22);
 const CTRL_MAC_ADDR: Features = Features::bit(23);
 
-fn open(parameters: Parameters) -> Result<Box<dyn VirtioDevice>, OpenError> {
+fn open(mut parameters: Parameters) -> Result<Box<dyn VirtioDevice>, OpenError> {
+    if let Some(name) = parameters.text("pair") {
+        return Ok(Box::new(pair::open(&name, parameters)?));
+    }
     Ok(Box::new(BuiltIn::new(settings::net(parameters)?)?))
 }
 

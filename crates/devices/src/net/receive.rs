@@ -51,6 +51,12 @@ impl Receive {
         if let Some(pcap) = &self.pcap {
             pcap.record(&self.packet[HEADER..HEADER + len]);
         }
+        self.prepare(len);
+        Some(len)
+    }
+
+    /// Makes the frame of `len` bytes in the packet, behind a whole header, the pending one.
+    fn prepare(&mut self, len: usize) {
         if self.header_len == HEADER {
             self.packet[NUM_BUFFERS..HEADER].copy_from_slice(&1u16.to_le_bytes());
         } else {
@@ -58,7 +64,34 @@ impl Receive {
             self.packet.copy_within(..self.header_len, HEADER - self.header_len);
         }
         self.pending = Some(len);
-        Some(len)
+    }
+
+    /// Takes over the frame of `len` bytes in `packet`, which gets another packet in exchange.
+    /// Nothing must be pending.
+    pub(super) fn load(&mut self, packet: &mut Box<Packet>, len: usize) {
+        std::mem::swap(&mut self.packet, packet);
+        self.prepare(len);
+    }
+
+    /// Whether a frame waits to be delivered.
+    pub(super) fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Delivers the pending frame, if there is one; returns false if there are too few buffers.
+    pub(super) fn deliver_pending(&mut self, queue: &mut QueueAccess) -> Result<bool, Fault> {
+        while let Some(len) = self.pending {
+            if !self.deliver(queue, len)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Forgets the pending frame and puts its buffers back.
+    pub(super) fn settle_now(&mut self, queue: &mut QueueAccess) {
+        self.drop_chains(queue);
+        self.pending = None;
     }
 
     /// Writes the pending frame into the driver's buffers; returns false if there are not enough of

@@ -43,12 +43,8 @@ pub(super) fn net(mut parameters: Parameters) -> Result<Net, OpenError> {
     let mac = parameters.text("mac");
     let mtu = parameters.number("mtu", 68..=65535)?;
     let pairs = parameters.number("queues", 1..=MAX_PAIRS)?.unwrap_or(1) as usize;
-    let queue_size = parameters.number("queue-size", 16..=1024)?.unwrap_or(256) as u16;
+    let queue_size = queue_size(&mut parameters)?;
     parameters.finish()?;
-    if !queue_size.is_power_of_two() {
-        let what = format!("queue-size={queue_size}: expected a power of two");
-        return Err(DeviceError::Refused(what).into());
-    }
     let mac = match mac {
         Some(text) => parse_mac(text)?,
         None => made_up_mac(&wire),
@@ -68,6 +64,16 @@ pub(super) fn net(mut parameters: Parameters) -> Result<Net, OpenError> {
     shared.use_pairs(1);
     let mtu = mtu.unwrap_or(0) as u16;
     Ok(Net { identity, mtu, mac, shared, ports, peering, pcap, features: Features::NONE })
+}
+
+/// Descriptors in a queue.
+pub(super) fn queue_size(parameters: &mut Parameters) -> Result<u16, OpenError> {
+    let queue_size = parameters.number("queue-size", 16..=1024)?.unwrap_or(256) as u16;
+    if !queue_size.is_power_of_two() {
+        let what = format!("queue-size={queue_size}: expected a power of two");
+        return Err(DeviceError::Refused(what).into());
+    }
+    Ok(queue_size)
 }
 
 fn wire(parameters: &mut Parameters) -> Result<Wire, OpenError> {
@@ -191,7 +197,7 @@ fn identity(wire: &Wire, pairs: usize, queue_size: u16, mtu: bool) -> Identity {
     Identity { device: DeviceType::NET, features, queue_sizes, config_len }
 }
 
-fn parse_mac(text: String) -> Result<[u8; 6], ParameterError> {
+pub(super) fn parse_mac(text: String) -> Result<[u8; 6], ParameterError> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     let good = mac.iter_mut().all(|byte| {
@@ -215,6 +221,11 @@ fn made_up_mac(wire: &Wire) -> [u8; 6] {
         Wire::Echo => b"echo",
         Wire::Null => b"null",
     };
+    mac_of(name)
+}
+
+/// An address that belongs to `name`.
+pub(super) fn mac_of(name: &[u8]) -> [u8; 6] {
     // FNV-1a.
     let hash = name
         .iter()

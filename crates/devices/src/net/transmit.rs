@@ -48,9 +48,14 @@ impl Transmit {
         if self.patience.blocked() { Outcome::Later } else { Outcome::Done(0) }
     }
 
+    /// Where [`Transmit::gather`] puts frames.
+    pub(super) fn packet(&mut self) -> &mut Box<Packet> {
+        &mut self.packet
+    }
+
     /// Copies header and frame, once, and checks the copy; returns the frame's length, or `None` if
     /// it is to be dropped.
-    fn gather(&mut self, reader: &mut Reader<'_>) -> Option<usize> {
+    pub(super) fn gather(&mut self, reader: &mut Reader<'_>) -> Option<usize> {
         let mut header = [0; HEADER];
         let whole = reader.read(&mut header[..self.header_len]) == self.header_len;
         let len = usize::try_from(reader.left()).ok()?;

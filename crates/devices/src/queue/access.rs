@@ -3,7 +3,7 @@ use std::sync::Arc;
 use mem::{DriverAddress, MapReader, MemoryError, MemoryMap, Resolver};
 use virtio::{InFlightArea, Notifier, QueueSetup};
 use virtqueue::{
-    Chain, ChainId, DeviceQueue, InFlightLog, QueueError, QueuePosition, QueueSpec, Segment,
+    Burst, Chain, ChainId, DeviceQueue, InFlightLog, QueueError, QueuePosition, QueueSpec, Segment,
 };
 
 use super::cursor::{Cursor, Reader, Writer};
@@ -44,7 +44,7 @@ pub(crate) struct Buffers<'a> {
 impl QueueAccess {
     /// The queue that `setup` describes. Rings whose addresses have no translation yet are waited
     /// for.
-    pub(super) fn new(setup: &QueueSetup) -> Result<Self, QueueError> {
+    pub(crate) fn new(setup: &QueueSetup) -> Result<Self, QueueError> {
         setup.spec.check()?;
         let capacity = usize::from(setup.spec.size);
         let area = setup.in_flight.clone().filter(|area| setup.index < area.queues);
@@ -66,7 +66,7 @@ impl QueueAccess {
     }
 
     /// Begins a batch; returns whether the rings can be used.
-    pub(super) fn enter(&mut self) -> Result<bool, QueueError> {
+    pub(crate) fn enter(&mut self) -> Result<bool, QueueError> {
         if self.memory.enter() {
             self.bound = false;
             self.waiting = false;
@@ -78,7 +78,7 @@ impl QueueAccess {
     }
 
     /// Ends a batch.
-    pub(super) fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.memory.leave();
     }
 
@@ -164,6 +164,43 @@ impl QueueAccess {
         }
     }
 
+    /// Takes up to `most` chains of one buffer each. Whether their memory can be reached is not
+    /// checked; a chain where it can't is to be untaken, and [`QueueAccess::take`] tells.
+    #[inline]
+    pub(crate) fn take_burst(&mut self, most: usize, burst: &mut Burst) {
+        if let Some(queue) = self.queue.as_mut().filter(|_| self.enabled && !self.waiting) {
+            queue.take_burst(most, burst);
+        }
+    }
+
+    /// Gives a burst back with so many bytes written in each chain.
+    #[inline]
+    pub(crate) fn give_back_burst(&mut self, burst: &mut Burst, written: &[u32]) {
+        match &mut self.queue {
+            Some(queue) => queue.give_back_burst(burst, written),
+            None => burst.abandon(),
+        }
+    }
+
+    /// Undoes the latest take of a burst.
+    pub(crate) fn untake_last(&mut self, burst: &mut Burst) {
+        if let Some(id) = burst.pop() {
+            self.untake(id);
+        }
+    }
+
+    /// Whether the driver has made something available that may be taken.
+    pub(crate) fn has_available(&self) -> bool {
+        let queue = self.queue.as_ref().filter(|_| self.enabled && !self.waiting);
+        queue.is_some_and(DeviceQueue::has_available)
+    }
+
+    /// The snapshot of memory in use.
+    #[inline]
+    pub(crate) fn map(&mut self) -> Arc<MemoryMap> {
+        Arc::clone(self.memory.resolver().map())
+    }
+
     /// Serves up to `budget` chains one by one; returns whether any was done.
     pub(crate) fn each(
         &mut self,
@@ -188,12 +225,12 @@ impl QueueAccess {
     }
 
     /// Suspends or resumes the taking of chains.
-    pub(super) fn enable(&mut self, enabled: bool) {
+    pub(crate) fn enable(&mut self, enabled: bool) {
         self.enabled = enabled;
     }
 
     /// Shows the driver what was given back, and interrupts it if it wants that.
-    pub(super) fn publish(&mut self, call: &Notifier) {
+    pub(crate) fn publish(&mut self, call: &Notifier) {
         if let Some(queue) = &mut self.queue {
             queue.publish_used();
             if queue.wants_interrupt() {
@@ -203,7 +240,7 @@ impl QueueAccess {
     }
 
     /// Asks the driver for a notification; returns whether there is something to take already.
-    pub(super) fn arm(&mut self) -> bool {
+    pub(crate) fn arm(&mut self) -> bool {
         let stale = self.memory.space().generation() != self.memory.resolver().map().generation();
         if stale {
             return true;
@@ -215,19 +252,19 @@ impl QueueAccess {
     }
 
     /// Tells the driver that notifications are not needed.
-    pub(super) fn disarm(&mut self) {
+    pub(crate) fn disarm(&mut self) {
         if let Some(queue) = self.queue.as_mut().filter(|_| self.bound) {
             queue.disarm_kick();
         }
     }
 
     /// How far the queue has come.
-    pub(super) fn position(&self) -> QueuePosition {
+    pub(crate) fn position(&self) -> QueuePosition {
         self.queue.as_ref().map_or(self.spec.start_at, DeviceQueue::position)
     }
 
     /// Whether the driver's memory was cut under us.
-    pub(super) fn is_poisoned(&mut self) -> bool {
+    pub(crate) fn is_poisoned(&mut self) -> bool {
         self.memory.resolver().map().is_poisoned()
     }
 }

@@ -108,7 +108,7 @@ impl Rig {
             format,
             indirect: self.features.has(Features::INDIRECT_DESC),
             event_idx: self.features.has(Features::EVENT_IDX),
-            in_order: false,
+            in_order: self.features.has(Features::IN_ORDER),
             addresses: QueueAddresses {
                 descriptor: self.room(layout.descriptor_bytes, 64),
                 driver: self.room(layout.driver_bytes, 64),
