@@ -4,12 +4,13 @@
 //! Everything is in the `pcie` crate; here are the settings, and what a person types on the other
 //! side.
 
-use std::path::PathBuf;
+use std::os::fd::RawFd;
+use std::path::Path;
 
 use pcie::vfio_user::{Service, ServiceError, Source};
 use pcie::virtio_pci::{Legacy, VirtioPci, VirtioPciOptions};
-use sys::Listener;
-use virtio::{DriverEnd, EndError, Parameters, Stop, VirtioDevice};
+use sys::{Connection, Listener};
+use virtio::{DriverEnd, EndError, ParameterError, Parameters, Stop, VirtioDevice};
 
 use crate::{OpenError, Transport};
 
@@ -19,6 +20,7 @@ pub const TRANSPORT: Transport = Transport {
     help: "a PCI device in a virtual machine, for QEMU's vfio-user-pci",
     settings: &[
         "path=PATH              listen on this socket (also listen=PATH)",
+        "fd=N                   an inherited socket, listening or connected, instead",
         "legacy=off|io|mem      also serve drivers from before virtio 1.0 (off)",
         "bus=pcie|pci           look like a PCI Express or a conventional device (pcie)",
         "vectors=N              MSI-X vectors, 0 for INTx alone (one per queue, one for config)",
@@ -32,10 +34,9 @@ pub const TRANSPORT: Transport = Transport {
 };
 
 fn open(mut parameters: Parameters) -> Result<Box<dyn DriverEnd>, OpenError> {
-    let path = match parameters.path("listen") {
-        Some(path) => path,
-        None => parameters.required_path("path")?,
-    };
+    let fd = parameters.number("fd", 3..=i32::MAX as u64)?;
+    let listen = parameters.path("listen");
+    let path = parameters.path("path").or(listen);
     let legacy = [("off", Legacy::Off), ("io", Legacy::Io), ("mem", Legacy::Memory)];
     let id = |number: u64| number as u16;
     let options = VirtioPciOptions {
@@ -47,9 +48,35 @@ fn open(mut parameters: Parameters) -> Result<Box<dyn DriverEnd>, OpenError> {
         serial: parameters.number("serial", 0..=u64::MAX)?,
     };
     parameters.finish()?;
-    let listener = sys::listen_unix(&path)
-        .map_err(EndError::system(format!("listen for a virtual machine at {}", path.display())))?;
-    Ok(Box::new(VfioUserEnd { path, listener, options }))
+    let (source, name) = match (path, fd) {
+        (Some(path), None) => {
+            // QEMU may be started in another folder.
+            let name = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+            (listen_at(&path)?, name.to_string_lossy().into_owned())
+        }
+        (None, Some(number)) => (inherited(number as RawFd)?, "SOCKET".to_owned()),
+        (None, None) => return Err(ParameterError::Missing("path").into()),
+        (Some(_), Some(_)) => {
+            return Err(EndError::Driver("give one of path= and fd=, not both".into()).into());
+        }
+    };
+    Ok(Box::new(VfioUserEnd { name, source, options }))
+}
+
+fn listen_at(path: &Path) -> Result<Source, EndError> {
+    let attempt = format!("listen for a virtual machine at {}", path.display());
+    sys::listen_unix(path).map(Source::Listener).map_err(EndError::system(attempt))
+}
+
+fn inherited(number: RawFd) -> Result<Source, EndError> {
+    let attempt = || format!("take over descriptor {number}");
+    let fd = sys::inherited_fd(number).map_err(EndError::system(attempt()))?;
+    let source = if sys::is_listening(&fd) {
+        Listener::from_fd(fd).map(Source::Listener)
+    } else {
+        Connection::new(fd).map(Source::Connection)
+    };
+    source.map_err(EndError::system(attempt()))
 }
 
 /// One for each of the most queues, and one for the config.
@@ -57,22 +84,23 @@ const MAX_VECTORS: u64 = virtio::MAX_QUEUES as u64 + 1;
 
 /// A socket that virtual machine monitors connect to, one after the other.
 struct VfioUserEnd {
-    path: PathBuf,
-    listener: Listener,
+    /// As whoever attaches must write it.
+    name: String,
+    source: Source,
     options: VirtioPciOptions,
 }
 
 impl DriverEnd for VfioUserEnd {
     fn attach_hint(&self, _device: &dyn VirtioDevice) -> String {
-        let (port, bus) = if self.options.express {
-            ("-device pcie-root-port,id=rp0,chassis=1\n", r#""bus":"rp0","#)
+        let (machine, port, bus) = if self.options.express {
+            ("q35", "-device pcie-root-port,id=rp0,chassis=1\n", r#""bus":"rp0","#)
         } else {
-            ("", "")
+            ("pc", "", "")
         };
-        let path = json_string(&self.path.to_string_lossy());
+        let path = json_string(&self.name);
         format!(
             "-m 1G -object memory-backend-memfd,id=mem,size=1G,share=on\n\
-             -machine q35,memory-backend=mem\n\
+             -machine {machine},memory-backend=mem\n\
              {port}\
              -device '{{\"driver\":\"vfio-user-pci\",{bus}\
              \"socket\":{{\"type\":\"unix\",\"path\":{path}}}}}'"
@@ -81,8 +109,7 @@ impl DriverEnd for VfioUserEnd {
 
     fn serve(self: Box<Self>, device: Box<dyn VirtioDevice>, stop: Stop) -> Result<(), EndError> {
         let function = VirtioPci::new(device, self.options)?;
-        let source = Source::Listener(self.listener);
-        let mut service = Service::new(Box::new(function), source).map_err(end_error)?;
+        let mut service = Service::new(Box::new(function), self.source).map_err(end_error)?;
         service.run(&stop).map_err(end_error)
     }
 }
@@ -113,6 +140,36 @@ fn json_string(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use virtio::Value;
+
+    fn parameters(pairs: &[(&str, &str)]) -> Parameters {
+        let value = |text: &str| Value { text: text.into(), number: text.parse().ok(), flag: None };
+        Parameters::new(pairs.iter().map(|(key, text)| ((*key).into(), value(text))).collect())
+    }
+
+    fn refusal(pairs: &[(&str, &str)]) -> String {
+        open(parameters(pairs)).err().expect("it can't be opened").to_string()
+    }
+
+    #[test]
+    fn settings_that_do_not_go_are_refused() {
+        assert_eq!(refusal(&[]), "path= is missing");
+        assert_eq!(refusal(&[("path", "a"), ("fd", "9")]), "give one of path= and fd=, not both");
+        assert!(refusal(&[("path", "a"), ("legacy", "no")]).contains("one of off, io, mem"));
+        assert!(refusal(&[("path", "a"), ("vectors", "300")]).contains("from 0 to 257"));
+        assert!(refusal(&[("path", "a"), ("connect", "b")]).contains("unknown setting connect="));
+        assert!(refusal(&[("fd", "987654")]).starts_with("take over descriptor 987654"));
+    }
+
+    #[test]
+    fn a_socket_is_made_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let end = open(parameters(&[("listen", path.to_str().unwrap())])).unwrap();
+        assert!(refusal(&[("path", path.to_str().unwrap())]).contains("listen for a virtual"));
+        drop(end);
+        assert!(!path.exists());
+    }
 
     #[test]
     fn paths_survive_json_and_shell() {
