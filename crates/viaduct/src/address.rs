@@ -27,7 +27,8 @@ impl Address {
     pub fn parse(text: &str) -> Result<Self> {
         let Some((scheme, rest)) = text.split_once(':') else {
             bail!(
-                "'{text}' is no address: expected SCHEME:PATH[,key=value]..., as vhost-user:/run/disk.sock"
+                "'{text}' is no address: expected SCHEME:PATH[,key=value]..., \
+                 as vhost-user:/run/disk.sock"
             );
         };
         let mut values = BTreeMap::new();

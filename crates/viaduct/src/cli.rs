@@ -69,9 +69,10 @@ pub struct Bridge {
 const BRIDGE_HELP: &str = "\
 Settings of the bridge:
   mode=auto|pass|translate|copy|remote
-                   pass hands memory and events on and gets out of the way; translate relays descriptors;
-                   copy moves bytes through a pool, the only memory the device sees; remote reaches the
-                   driver's memory by messages. auto takes the first that works and says why.
+                   pass hands memory and events on and gets out of the way; translate relays
+                   descriptors; copy moves bytes through a pool, the only memory the device sees;
+                   remote reaches the driver's memory by messages; auto takes the first that works
+                   and says why
   ring=auto|split|packed   layout of the rings towards the device
   pool=SIZE        bounce memory of a queue in copy and remote mode
   bytes-per-second=SIZE, requests-per-second=N   limits of each queue

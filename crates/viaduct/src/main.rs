@@ -48,8 +48,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Called as `viaduct-blk`, as the conventions for vhost-user back-end programs want it, the program
-/// is `viaduct device blk`.
+/// Called as `viaduct-blk`, as the conventions for vhost-user back-end programs want it, the
+/// program is `viaduct device blk`.
 fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = given.collect();
     let name = arguments.first().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str);

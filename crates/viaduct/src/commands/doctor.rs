@@ -119,7 +119,8 @@ fn qemu() -> Finding {
         Some((major, minor)) => {
             let (need_major, need_minor) = VFIO_USER_QEMU;
             Finding::Missing(format!(
-                "{major}.{minor}: vhost-user only; vfio-user-pci needs {need_major}.{need_minor} or later"
+                "{major}.{minor}: vhost-user only; vfio-user-pci needs {need_major}.{need_minor} \
+                 or later"
             ))
         }
         None => Finding::Missing(format!("{} does not say its version", path.display())),

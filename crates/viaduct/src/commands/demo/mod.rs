@@ -61,7 +61,8 @@ Next, with a guest of your own (QEMU 10.1 or later):
   2. a bridge:   viaduct bridge vfio-user:/tmp/disk.sock vhost-user:/tmp/blk.sock
   3. a guest:    qemu-system-x86_64 -M q35,memory-backend=mem -m 1G \\
                    -object memory-backend-memfd,id=mem,size=1G,share=on \\
-                   -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/tmp/disk.sock\"}}' \\
+                   -device '{\"driver\":\"vfio-user-pci\",\"socket\":
+                             {\"type\":\"unix\",\"path\":\"/tmp/disk.sock\"}}' \\
                    ... and whatever your guest boots from
 
 Any vhost-user daemon can stand in the place of 1, as qemu-storage-daemon, virtiofsd or passt.

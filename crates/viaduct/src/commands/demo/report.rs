@@ -142,8 +142,9 @@ impl Table {
     /// Explains the columns.
     pub fn finish(&self) {
         println!(
-            "\nAll data was verified. notif/rq: doorbells and interrupts of driver and bridge per request.\n\
-             calls/rq: system calls of all parties together (driver, bridge, daemon, disk) per request."
+            "\nAll data was verified.\n\
+             notif/rq: doorbells and interrupts of driver and bridge per request.\n\
+             calls/rq: system calls of driver, bridge, daemon and disk together per request."
         );
     }
 }
