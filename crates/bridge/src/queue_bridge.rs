@@ -34,7 +34,10 @@ pub struct QueueBridge<M: Mover> {
     over: bool,
     /// Something was done since the last look without being told to.
     active: bool,
+    /// When to notify the device again, in case it did not hear.
     recheck: Option<Instant>,
+    /// When to look at a driver that never notifies us.
+    look_at: Option<Instant>,
 }
 
 /// Why no chain is taken from the driver though there may be some.
@@ -65,6 +68,7 @@ impl<M: Mover> QueueBridge<M> {
             over: false,
             active: false,
             recheck: None,
+            look_at: None,
         }
     }
 
@@ -385,11 +389,13 @@ impl<M: Mover> Task for QueueBridge<M> {
         }
         self.unbound |= changed;
         self.parts.memory.leave();
-        let waits = !more && self.active && self.parts.device.in_flight() > 0;
-        self.recheck = waits.then(|| Instant::now() + RECHECK);
-        if self.parts.ends.kick.is_none() && !more {
-            self.recheck = Some(Instant::now() + Ends::POLL_INTERVAL);
+        if self.parts.device.in_flight() == 0 {
+            self.recheck = None;
+        } else if !more && self.active {
+            self.recheck = Some(Instant::now() + RECHECK);
         }
+        let unheard = self.parts.ends.kick.is_none() && !more;
+        self.look_at = unheard.then(|| Instant::now() + Ends::POLL_INTERVAL);
         self.active &= more;
         more
     }
@@ -402,16 +408,21 @@ impl<M: Mover> Task for QueueBridge<M> {
         }
         self.parts.memory.leave();
         self.parts.device.disarm_interrupt();
-        if self.recheck.take().is_some_and(|at| at <= Instant::now()) && !self.gone {
-            self.parts.ends.device_kick.signal();
+        // Woken by something else, it stays due: only what was lost may be what is missing.
+        if self.recheck.is_some_and(|at| at <= Instant::now()) {
+            self.recheck = None;
+            if !self.gone {
+                self.parts.ends.device_kick.signal();
+            }
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        match self.blocked {
-            Blocked::Rate(at) => Some(self.recheck.map_or(at, |recheck| recheck.min(at))),
-            _ => self.recheck,
-        }
+        let rate = match self.blocked {
+            Blocked::Rate(at) => Some(at),
+            _ => None,
+        };
+        [rate, self.recheck, self.look_at].into_iter().flatten().min()
     }
 }
 

@@ -40,8 +40,9 @@ pub type OnAnswer<'a> = dyn FnMut(u32, Result<&[u8], RemoteError>) + 'a;
 
 /// One queue's way to a [`RemoteMemory`].
 ///
-/// Transfers submitted on one channel reach the memory in order of submission; answers may come in
-/// any order.
+/// Transfers reach the memory in the order in which they were flushed, those of one channel in
+/// order of submission, also after it was closed: a queue that starts again finds what it wrote
+/// before it stopped. Answers may come in any order.
 pub trait RemoteChannel: Send {
     /// Largest transfer in bytes; longer ones must be split by the caller.
     fn max_transfer_bytes(&self) -> u32;

@@ -58,7 +58,10 @@ pub(crate) struct RemoteQueue {
     pub(super) gone: bool,
     pub(super) over: bool,
     pub(super) active: bool,
+    /// When to look and to notify again, in case somebody did not hear.
     pub(super) recheck: Option<Instant>,
+    /// When to try again what nobody will wake us for.
+    pub(super) retry: Option<Instant>,
 }
 
 /// How far a look at the driver's ring has come.
@@ -113,6 +116,7 @@ impl RemoteQueue {
             over: false,
             active: false,
             recheck: None,
+            retry: None,
         })
     }
 

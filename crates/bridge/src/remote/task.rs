@@ -56,12 +56,12 @@ impl Task for RemoteQueue {
             }
         }
         more |= self.device.arm_interrupt();
-        let waits = !more && self.active;
-        self.recheck = waits.then(|| Instant::now() + RECHECK);
-        let unheard = self.ends.kick.is_none() && !more;
-        if unheard || self.transfers.is_held_up() {
-            self.recheck = Some(Instant::now() + RETRY);
+        if !more && self.active {
+            self.recheck = Some(Instant::now() + RECHECK);
         }
+        let unheard = self.ends.kick.is_none() && !more;
+        let waits = unheard || self.transfers.is_held_up();
+        self.retry = waits.then(|| Instant::now() + RETRY);
         self.active &= more;
         more
     }
@@ -69,7 +69,13 @@ impl Task for RemoteQueue {
     fn disarm(&mut self) {
         self.hear();
         self.device.disarm_interrupt();
-        if self.recheck.take().is_some_and(|at| at <= Instant::now()) {
+        let now = Instant::now();
+        if self.retry.take().is_some_and(|at| at <= now) && self.ends.kick.is_none() {
+            self.look_again.get_or_insert(false);
+        }
+        // Woken by something else, it stays due: only what was lost may be what is missing.
+        if self.recheck.is_some_and(|at| at <= now) {
+            self.recheck = None;
             self.look_again.get_or_insert(false);
             if self.device.in_flight() > 0 && !self.gone {
                 self.ends.device_kick.signal();
@@ -78,10 +84,11 @@ impl Task for RemoteQueue {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        match self.blocked {
-            Some(Blocked::Rate(at)) => Some(self.recheck.map_or(at, |recheck| recheck.min(at))),
-            _ => self.recheck,
-        }
+        let rate = match self.blocked {
+            Some(Blocked::Rate(at)) => Some(at),
+            _ => None,
+        };
+        [rate, self.recheck, self.retry].into_iter().flatten().min()
     }
 }
 

@@ -181,18 +181,6 @@ impl TestDriver {
         segments
     }
 
-    /// Waits until nothing comes back any more.
-    pub fn settle(&mut self) {
-        loop {
-            let before = self.done;
-            self.wait(Duration::from_millis(20));
-            self.collect();
-            if self.done == before {
-                return;
-            }
-        }
-    }
-
     /// Takes what has come back and checks it.
     pub fn collect(&mut self) {
         while let Some((expected, written)) = self.queue.take_used().unwrap() {

@@ -12,7 +12,7 @@ use super::Dice;
 
 /// Memory behind a link: another thread does the transfers, in order, and answers in any order.
 #[derive(Clone, Debug)]
-pub struct FakeRemote(Arc<Link>);
+pub struct FakeRemote(Arc<Link>, Sender<Batch>);
 
 #[derive(Debug)]
 pub struct Link {
@@ -32,26 +32,47 @@ enum Transfer {
     Write(u32, u64, Vec<u8>),
 }
 
+/// Transfers that were sent together, and where the answers go.
+struct Batch {
+    transfers: Vec<Transfer>,
+    answers: Answers,
+    event: Arc<EventFd>,
+}
+
 type Answers = Arc<Mutex<VecDeque<(u32, Result<Vec<u8>, RemoteError>)>>>;
 
 struct Channel {
     link: Arc<Link>,
     queued: Vec<Transfer>,
     flying: u32,
-    server: Sender<Vec<Transfer>>,
+    server: Sender<Batch>,
     answers: Answers,
     event: Arc<EventFd>,
 }
 
 impl FakeRemote {
     pub fn new(map: Arc<MemoryMap>) -> Self {
-        Self(Arc::new(Link {
+        let link = Arc::new(Link {
             map,
             max_bytes: AtomicU32::new(1 << 20),
             max_flying: AtomicU32::new(128),
             batches: AtomicU64::new(0),
             fail_after: AtomicU64::new(0),
-        }))
+        });
+        let (server, batches) = channel::<Batch>();
+        let served = Arc::clone(&link);
+        std::thread::spawn(move || {
+            let mut dice = Dice(77);
+            for Batch { transfers, answers, event } in batches {
+                let mut done: Vec<_> = transfers.into_iter().map(|t| served.perform(t)).collect();
+                while !done.is_empty() {
+                    let at = dice.below(done.len() as u64) as usize;
+                    answers.lock().unwrap().push_back(done.swap_remove(at));
+                }
+                event.signal();
+            }
+        });
+        Self(link, server)
     }
 
     pub fn link(&self) -> &Link {
@@ -61,23 +82,14 @@ impl FakeRemote {
 
 impl RemoteMemory for FakeRemote {
     fn open(&self) -> Result<Box<dyn RemoteChannel>, RemoteError> {
-        let (server, requests) = channel::<Vec<Transfer>>();
-        let answers = Answers::default();
-        let event = super::event();
-        let (link, inbox, bell) = (Arc::clone(&self.0), Arc::clone(&answers), Arc::clone(&event));
-        std::thread::spawn(move || {
-            let mut dice = Dice(77);
-            for batch in requests {
-                let mut done: Vec<_> = batch.into_iter().map(|t| link.perform(t)).collect();
-                while !done.is_empty() {
-                    let at = dice.below(done.len() as u64) as usize;
-                    inbox.lock().unwrap().push_back(done.swap_remove(at));
-                }
-                bell.signal();
-            }
-        });
-        let link = Arc::clone(&self.0);
-        Ok(Box::new(Channel { link, queued: Vec::new(), flying: 0, server, answers, event }))
+        Ok(Box::new(Channel {
+            link: Arc::clone(&self.0),
+            queued: Vec::new(),
+            flying: 0,
+            server: self.1.clone(),
+            answers: Answers::default(),
+            event: super::event(),
+        }))
     }
 }
 
@@ -134,7 +146,9 @@ impl RemoteChannel for Channel {
 
     fn flush(&mut self) -> Result<(), RemoteError> {
         self.link.batches.fetch_add(1, Ordering::SeqCst);
-        self.server.send(std::mem::take(&mut self.queued)).map_err(|_| RemoteError::Closed)
+        let transfers = std::mem::take(&mut self.queued);
+        let (answers, event) = (Arc::clone(&self.answers), Arc::clone(&self.event));
+        self.server.send(Batch { transfers, answers, event }).map_err(|_| RemoteError::Closed)
     }
 
     fn poll(&mut self, done: &mut OnAnswer<'_>) -> Result<usize, RemoteError> {
