@@ -31,11 +31,17 @@ pub struct State {
 pub struct Facts {
     state: Mutex<State>,
     pub wake: EventFd,
+    /// Whether the driver has no way to learn how large queues may be.
+    any_size: bool,
 }
 
 impl Facts {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), wake: EventFd::new().unwrap() })
+        Self::with(false)
+    }
+
+    pub fn with(any_size: bool) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), wake: EventFd::new().unwrap(), any_size })
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -111,7 +117,7 @@ impl VirtioDevice for Strict {
         let index = usize::from(setup.index);
         assert_eq!(state.accepted, Some(setup.features), "a queue before the features");
         assert!(!state.running[index], "a queue that runs is started");
-        assert!(setup.spec.size <= QUEUE_SIZES[index]);
+        assert!(setup.spec.size <= QUEUE_SIZES[index] || self.facts.any_size);
         setup.spec.check().expect("only queues that can be are started");
         if state.refuse_start {
             return Err(DeviceError::Refused("not today".into()));

@@ -210,7 +210,10 @@ impl Session {
     }
 
     fn forward_status(&mut self, device: &mut dyn VirtioDevice) -> Result<(), DeviceError> {
-        if self.prepared { device.set_status(self.status) } else { Ok(()) }
+        // A driver's side that agreed on STATUS and starts queues without it has said nothing, which
+        // is not to say that the device should be reset.
+        let is_said = self.prepared && self.status != Status::RESET;
+        if is_said { device.set_status(self.status) } else { Ok(()) }
     }
 
     /// The driver is ready, now that a queue runs: drivers' sides without STATUS never say so.
