@@ -16,6 +16,8 @@ pub enum Interest {
     ReadEdge,
     /// Something to read, or room to write.
     ReadWrite,
+    /// Room to write alone.
+    Write,
 }
 
 /// A descriptor that became ready.
@@ -100,6 +102,7 @@ fn flags(interest: Interest) -> EventFlags {
         Interest::Read => EventFlags::IN,
         Interest::ReadEdge => EventFlags::IN | EventFlags::ET,
         Interest::ReadWrite => EventFlags::IN | EventFlags::OUT,
+        Interest::Write => EventFlags::OUT,
     }
 }
 

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sys::{Connection, EventFd};
 
+use super::limits::MAX_WAITING_BYTES;
+
 /// Messages on their way to the client, from the control thread and from queues' threads alike.
 ///
 /// A message is appended as a whole and bytes leave in order, whoever sends them, so messages never
@@ -38,6 +40,7 @@ impl Outbox {
     /// Appends a message; [`Outbox::flush`] sends it.
     pub fn queue(&self, message: impl FnOnce(&mut Vec<u8>), fds: Vec<Arc<OwnedFd>>) {
         let mut state = self.lock();
+        state.forget_sent();
         if !fds.is_empty() {
             let at = state.bytes.len();
             state.fds.push_back((at, fds));
@@ -101,6 +104,15 @@ impl Outbox {
 }
 
 impl State {
+    /// Gives room back that a client which never takes quite everything would make grow.
+    fn forget_sent(&mut self) {
+        if self.sent > MAX_WAITING_BYTES {
+            self.bytes.drain(..self.sent);
+            self.fds.iter_mut().for_each(|(at, _)| *at -= self.sent);
+            self.sent = 0;
+        }
+    }
+
     /// One `sendmsg`, up to the next byte that has descriptors.
     fn send(&mut self, socket: &Connection) -> io::Result<Option<usize>> {
         let due = self.fds.front().filter(|(at, _)| *at <= self.sent);

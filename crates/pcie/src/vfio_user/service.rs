@@ -62,8 +62,8 @@ pub struct Service {
     source: Source,
     epoll: Epoll,
     session: Option<Session>,
-    /// The client's socket is watched for room as well.
-    wants_room: bool,
+    /// What the client's socket is watched for.
+    interest: Interest,
     /// By which the client unmasks INTx, if it does so by an event.
     unmask: Option<Arc<EventFd>>,
 }
@@ -85,7 +85,7 @@ impl Service {
             add(fd, key::FUNCTION).map_err(system("wait for the function"))?;
         }
         let plug = Plug { function, host, completions };
-        Ok(Self { plug, source, epoll, session: None, wants_room: false, unmask: None })
+        Ok(Self { plug, source, epoll, session: None, interest: Interest::Read, unmask: None })
     }
 
     /// Serves until `stop` is readable, or the only connection ends. Then answers what has been
@@ -161,7 +161,7 @@ impl Service {
         let add = |fd, key| self.epoll.add(fd, key, Interest::Read);
         add(session.socket(), key::CLIENT).map_err(system("wait for the client"))?;
         add(session.outbox().wake_fd(), key::OUTBOX).map_err(system("wait for the client"))?;
-        self.wants_room = false;
+        self.interest = Interest::Read;
         self.session = Some(session);
         self.plug.function.host_present(true);
         tracing::info!("a client has connected");
@@ -219,9 +219,14 @@ impl Service {
         if session.outbox().is_closed() {
             return self.end_session();
         }
-        if self.wants_room == all_sent {
-            let interest = if all_sent { Interest::Read } else { Interest::ReadWrite };
-            self.wants_room = !all_sent;
+        let interest = match all_sent {
+            true => Interest::Read,
+            // A client that does not take its answers is not listened to.
+            false if session.is_deaf() => Interest::Write,
+            false => Interest::ReadWrite,
+        };
+        if self.interest != interest {
+            self.interest = interest;
             let _ = self.epoll.modify(session.socket(), key::CLIENT, interest);
         }
         self.watch_unmask();

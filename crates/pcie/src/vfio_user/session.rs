@@ -111,10 +111,15 @@ impl Session {
         !self.peer.reads.is_empty()
     }
 
+    /// The client does not take its answers: nothing more is read from it until it does.
+    pub fn is_deaf(&self) -> bool {
+        self.peer.outbox.waiting() > MAX_WAITING_BYTES
+    }
+
     /// Handles the messages that have arrived.
     pub fn receive(&mut self, plug: &mut Plug) -> Turn {
         for _ in 0..MAX_MESSAGES_PER_TURN {
-            if self.at_end || self.peer.outbox.waiting() > MAX_WAITING_BYTES {
+            if self.at_end || self.is_deaf() {
                 break;
             }
             match self.socket.receive(self.framer.space(), &mut self.fds) {
