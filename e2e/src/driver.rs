@@ -8,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 use crate::guest::{Guest, Plan};
 use crate::lab::Lab;
 use crate::peer::{DISK_BYTES, Device, EAL, Kind, TESTPMD, prefix};
-use crate::table::Ring;
+use crate::row::Ring;
 use crate::uml::Uml;
 use crate::work::{self, Names, TAG};
 
@@ -32,7 +32,7 @@ pub enum Driver {
     /// A guest with this kernel whose QEMU has a `vfio-user-pci` device: only through viaduct.
     VfioUser(&'static str),
     /// The same with memory that cannot be shared.
-    VfioUserUnshared(&'static str),
+    Unshared(&'static str),
     /// User Mode Linux with its own vhost-user driver.
     Uml,
     /// DPDK's virtio-user, in testpmd.
@@ -49,7 +49,7 @@ impl Driver {
         match self {
             Driver::Guest(kernel) => format!("guest {kernel} vhost-user"),
             Driver::VfioUser(kernel) => format!("guest {kernel} vfio-user"),
-            Driver::VfioUserUnshared(kernel) => format!("guest {kernel} vfio-user, not shared"),
+            Driver::Unshared(kernel) => format!("guest {kernel} vfio-user, not shared"),
             Driver::Uml => "user mode linux".into(),
             Driver::VirtioUser => "dpdk virtio-user".into(),
             Driver::Blkio => "blkio-bench".into(),
@@ -68,7 +68,7 @@ impl Driver {
     /// The kind of driver end that viaduct must offer it.
     pub fn scheme(self) -> &'static str {
         match self {
-            Driver::VfioUser(_) | Driver::VfioUserUnshared(_) => "vfio-user",
+            Driver::VfioUser(_) | Driver::Unshared(_) => "vfio-user",
             _ => "vhost-user",
         }
     }
@@ -78,7 +78,7 @@ impl Driver {
         let plan = match self {
             Driver::Guest(kernel) => vhost_user_device(Guest::plan(lab, kernel), to)?,
             Driver::VfioUser(kernel) => vfio_user_device(Guest::plan(lab, kernel), to),
-            Driver::VfioUserUnshared(kernel) => {
+            Driver::Unshared(kernel) => {
                 vfio_user_device(Guest::plan(lab, kernel).without_shared_memory(), to)
             }
             _ => bail!("{} is no guest of QEMU", self.name()),
@@ -89,7 +89,7 @@ impl Driver {
     /// Connects and does the work of the kind of device; `device` is what is behind.
     pub fn drive(self, lab: &Lab, to: &Attach<'_>, device: &Device) -> Result<()> {
         match self {
-            Driver::Guest(_) | Driver::VfioUser(_) | Driver::VfioUserUnshared(_) => {
+            Driver::Guest(_) | Driver::VfioUser(_) | Driver::Unshared(_) => {
                 let mut guest = self.guest(lab, to)?.boot()?;
                 let names = Names { disk: "/dev/vda", card: "eth0" };
                 work::exercise(&mut guest.shell, to.kind, &names, device)?;

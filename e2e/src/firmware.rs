@@ -11,7 +11,7 @@ use crate::driver::Driver;
 use crate::guest::Guest;
 use crate::lab::Lab;
 use crate::peer::{DISK_BYTES, DISK_NAME, GUEST_ADDRESS, Kind, Peer};
-use crate::table::{Bridged, Ring, Way};
+use crate::row::{Bridged, Ring, Way};
 
 /// Lets the firmware find its way over the device.
 pub fn boots(lab: &Lab, driver: Driver, peer: Peer, way: Way, ring: Ring) -> Result<()> {

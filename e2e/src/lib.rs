@@ -19,6 +19,7 @@ pub mod initrd;
 pub mod lab;
 pub mod peer;
 pub mod root;
+pub mod row;
 pub mod runner;
 pub mod shell;
 pub mod story;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use e2e::runner::{self, Options};
-use e2e::{Root, table};
+use e2e::{Root, row};
 
 fn main() -> Result<ExitCode> {
     let mut options = Options { jobs: 2, keep: false };
@@ -25,7 +25,7 @@ fn main() -> Result<ExitCode> {
             _ => words.push(argument),
         }
     }
-    let mut cases = table::cases();
+    let mut cases = row::cases();
     cases.retain(|case| words.iter().all(|word| case.name().contains(word)));
     if cases.is_empty() {
         bail!("no row's name contains all of {words:?}; --list shows them");

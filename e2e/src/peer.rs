@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::daemon::Daemon;
 use crate::lab::Lab;
+use crate::work::TAG;
 
 /// A vhost-user daemon.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -165,6 +166,10 @@ impl Peer {
         device.daemons.insert(0, daemon);
         let kind = self.kind().scheme();
         device.address = format!("vhost-user:{},type={kind}", device.socket.display());
+        if self.kind() == Kind::Fs {
+            // virtiofsd leaves the device's config to others.
+            device.address += &format!(",tag={TAG}");
+        }
         Ok(device)
     }
 
@@ -174,7 +179,7 @@ impl Peer {
             Peer::OwnDisk => {
                 format!("blk:path={}", disk(lab)?.display())
             }
-            Peer::OwnEcho => "net:echo".into(),
+            Peer::OwnEcho => "net:echo=on".into(),
             _ => format!("{}:", self.kind().scheme()),
         })
     }

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use crate::driver::Driver;
 use crate::lab::Lab;
 use crate::peer::Peer;
-use crate::table::{Bridged, Ring, Way};
+use crate::row::{Bridged, Ring, Way};
 use crate::work;
 
 /// An event under load.
