@@ -56,9 +56,7 @@ pub fn run(
     mut entrants: Vec<Entrant<'_>>,
 ) -> Result<Outcome> {
     let names: Vec<String> = entrants.iter().map(|entrant| entrant.name.clone()).collect();
-    let empty = vec![Vec::new(); names.len()];
-    let mut outcome =
-        Outcome { names, samples: BTreeMap::new(), mixed: 0, round_trips: (f64::INFINITY, 0.0) };
+    let mut outcome = Outcome::new(names);
     let rounds = lab.rounds(rounds);
     for round in 0..3 * rounds {
         if round >= rounds && (cores == Cores::One || outcome.is_enough()) {
@@ -72,13 +70,7 @@ pub fn run(
                 Cores::One => Some(Label::OneCore),
                 Cores::Two => Label::of(before, after),
             };
-            match label {
-                Some(label) => {
-                    let of_label = outcome.samples.entry(label).or_insert_with(|| empty.clone());
-                    of_label[index].push(sample);
-                }
-                None => outcome.mixed += 1,
-            }
+            outcome.add(label, index, sample);
             before = after;
         }
     }
@@ -86,10 +78,27 @@ pub fn run(
 }
 
 impl Outcome {
+    /// No windows yet.
+    pub fn new(names: Vec<String>) -> Self {
+        Self { names, samples: BTreeMap::new(), mixed: 0, round_trips: (f64::INFINITY, 0.0) }
+    }
+
+    /// Adds a window of `entrant`, without a label if the processors moved.
+    pub fn add(&mut self, label: Option<Label>, entrant: usize, sample: Sample) {
+        let Some(label) = label else {
+            self.mixed += 1;
+            return;
+        };
+        let empty = vec![Vec::new(); self.names.len()];
+        self.samples.entry(label).or_insert(empty)[entrant].push(sample);
+    }
+
     fn look(&mut self, cores: Cores) -> Result<f64> {
-        if cores == Cores::One {
-            return Ok(0.0);
-        }
+        if cores == Cores::One { Ok(0.0) } else { self.look_at_placement() }
+    }
+
+    /// The round trip of a cache line at this moment, in nanoseconds.
+    pub fn look_at_placement(&mut self) -> Result<f64> {
         let now = round_trip_ns()?;
         let (least, most) = self.round_trips;
         self.round_trips = (least.min(now), most.max(now));

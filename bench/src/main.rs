@@ -12,6 +12,7 @@ mod placement;
 mod plot;
 mod raw;
 mod report;
+mod testpmd;
 mod threads;
 
 use std::path::PathBuf;

@@ -13,8 +13,9 @@ use crate::placement::CPUS;
 #[derive(Clone, Copy, Debug)]
 pub struct Cpu(pub usize);
 
-/// Priority of measured threads among the real-time ones; the lowest is above everything ordinary.
-const PRIORITY: i32 = 10;
+/// Priority of measured threads among the real-time ones: above those of programs that are measured
+/// from outside, so that the placement can be looked at while they poll.
+const PRIORITY: i32 = 30;
 
 /// Runs `first` on processor 0 and `second` on processor 1 at the same time; each owns its
 /// processor meanwhile.
@@ -33,6 +34,22 @@ pub fn on_both<A: Send, B: Send>(
         let first = spawn_first.join().unwrap_or_else(|panic| resume_unwind(panic));
         let second = spawn_second.join().unwrap_or_else(|panic| resume_unwind(panic));
         Ok((first?, second?))
+    })
+}
+
+/// Priority of threads that are measured while others look at them.
+const LOWER_PRIORITY: i32 = 10;
+
+/// Runs `work` on processor `cpu` with a lower priority than all other measured threads have. For
+/// starting threads that go on for longer: they inherit both.
+pub fn on_one_below<A: Send>(cpu: Cpu, work: impl FnOnce() -> A + Send) -> Result<A> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            pin_to_cpu(cpu.0).with_context(|| format!("use processor {}", cpu.0))?;
+            let _guard = Realtime::start(LOWER_PRIORITY).ok();
+            Ok(work())
+        });
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 

@@ -17,7 +17,7 @@ use crate::lab::Lab;
 use crate::placement::{CPUS, Label};
 use crate::plot::Plot;
 use crate::report::{Bound, Measure, Report, Target};
-use crate::threads::{on_both, on_one};
+use crate::threads::{on_both, on_one, on_one_below};
 
 /// Runs all measurements of this group.
 pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
@@ -133,7 +133,7 @@ fn worker_echo(lab: &Lab) -> Result<f64> {
     let bells = Bells { there: Arc::clone(&ours.there), back: Arc::clone(&ours.back) };
     let options = PoolOptions { threads: 1, max_spin: Duration::ZERO, cycles: None };
     // Threads inherit processor and priority from the one that starts them.
-    let workers = on_one(CPUS[1], || Workers::start(&options))??;
+    let workers = on_one_below(CPUS[1], || Workers::start(&options))??;
     let task = workers.spawn(Echo { bells, rung: false });
     let time = on_one(CPUS[0], || ours.ring(lab.window()))?;
     drop(task);

@@ -1,6 +1,7 @@
 //! The measurements. One file per group; a new group is a file and a line in [`GROUPS`].
 
 mod limits;
+mod net;
 mod ring;
 mod shadow;
 
@@ -35,5 +36,10 @@ pub const GROUPS: &[Group] = &[
         name: "shadow",
         about: "Relaying descriptors between two rings on a core of its own.",
         run: shadow::run,
+    },
+    Group {
+        name: "net",
+        about: "Joining two drivers on a core of its own, against DPDK's testpmd.",
+        run: net::run,
     },
 ];
