@@ -225,7 +225,7 @@ fn requests(lab: &Lab, report: &mut Report) -> Result<()> {
     let title = "block requests of three buffers, 256 in flight (copy: the header's 16 bytes)";
     report.table(title, &outcome, MEASURES);
     for label in outcome.labels() {
-        let (floor, aim) = if label == Label::Near { (120.0, 40.0) } else { (f64::MAX, 150.0) };
+        let (floor, aim) = if label == Label::Near { (120.0, 40.0) } else { (150.0, 150.0) };
         let to = Target { row: "10", label, bound: Bound::AtMost, floor, aim };
         for entrant in 0..2 {
             if let Some(spread) = outcome.spread(label, entrant, 0) {

@@ -22,6 +22,7 @@ mod dirty_log;
 pub mod guard;
 mod map;
 mod mapping;
+mod piece;
 pub mod remote;
 pub mod ring;
 mod shared;
@@ -35,6 +36,7 @@ pub use map::{
     Access, Backing, DriverAddress, MAX_REGIONS, MemoryError, MemoryMap, Region, Resolver,
 };
 pub use mapping::{FileCache, Mapping};
+pub use piece::Piece;
 pub use shared::Shared;
 pub use span::{OwnedSpan, Span};
 pub use table::Table;

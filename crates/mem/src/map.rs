@@ -27,7 +27,7 @@ pub enum Access {
 }
 
 impl Access {
-    fn may_write(self) -> bool {
+    pub(crate) fn may_write(self) -> bool {
         self != Self::Read
     }
 }
@@ -136,7 +136,7 @@ impl Region {
     }
 
     #[inline]
-    fn contains(&self, at: DriverAddress) -> bool {
+    pub(crate) fn contains(&self, at: DriverAddress) -> bool {
         at.0.wrapping_sub(self.start.0) < self.len
     }
 }
@@ -236,7 +236,7 @@ impl MemoryMap {
 
     /// Index of the region that holds `at`.
     #[inline]
-    fn find(&self, at: DriverAddress) -> Result<usize, MemoryError> {
+    pub(crate) fn find(&self, at: DriverAddress) -> Result<usize, MemoryError> {
         let after = self.regions.partition_point(|region| region.start <= at);
         match after.checked_sub(1).filter(|&index| self.regions[index].contains(at)) {
             Some(index) => Ok(index),

@@ -206,7 +206,7 @@ impl<'m> Span<'m> {
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
-fn prefetch_line(line: *const u8, write: bool) {
+pub(crate) fn prefetch_line(line: *const u8, write: bool) {
     use core::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
     if write {
         // SAFETY: a hint that never faults, whatever the address; part of every x86-64 processor,
@@ -220,7 +220,7 @@ fn prefetch_line(line: *const u8, write: bool) {
 
 #[cfg(not(target_arch = "x86_64"))]
 #[inline]
-fn prefetch_line(_line: *const u8, _write: bool) {}
+pub(crate) fn prefetch_line(_line: *const u8, _write: bool) {}
 
 impl std::fmt::Debug for Span<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

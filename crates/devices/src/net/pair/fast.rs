@@ -1,5 +1,5 @@
-use mem::{MemoryMap, Span};
-use virtqueue::{Burst, Segment};
+use mem::{MemoryMap, Piece};
+use virtqueue::Burst;
 
 use super::lane::Half;
 use crate::net::header::HEADER;
@@ -37,8 +37,9 @@ pub(super) struct Fast {
 /// Where a frame is and where it goes, headers included.
 #[derive(Clone, Copy)]
 struct Job<'a> {
-    from: Span<'a>,
-    to: Span<'a>,
+    from: Piece<'a>,
+    to: Piece<'a>,
+    len: u32,
 }
 
 impl Fast {
@@ -71,60 +72,47 @@ impl Fast {
     }
 
     /// Copies the frames of the burst up to the first that is not simple; returns how many.
+    #[inline]
     fn copy(&mut self, from: &MemoryMap, to: &MemoryMap, written: &mut [u32; AHEAD]) -> usize {
         let count = self.frames.len().min(self.rooms.len());
-        let Some(first) = self.job(from, to, 0, count) else { return 0 };
-        let mut jobs = [first; AHEAD];
-        let mut ready = 1;
-        while let Some(job) = self.job(from, to, ready, count) {
-            jobs[ready] = job;
-            ready += 1;
+        let mut jobs = [None; AHEAD];
+        for (index, job) in jobs[..count].iter_mut().enumerate() {
+            *job = self.job(from, to, index);
+            if job.is_none() {
+                break;
+            }
         }
-        for (index, job) in jobs[..ready].iter().enumerate() {
-            let mut header = [0; HEADER];
-            job.from.copy_to(&mut header);
-            // A peer may write there meanwhile, so the copy is looked at and a header of our own
-            // goes over.
-            if header[..MEANINGFUL] != [0; MEANINGFUL] {
+        for (index, job) in jobs[..count].iter().enumerate() {
+            let Some(Job { from, to, len }) = job else { return index };
+            // A peer may write there meanwhile, so a copy of the header is looked at and one of our
+            // own goes over.
+            if from.first::<MEANINGFUL>() != [0; MEANINGFUL] {
                 return index;
             }
-            let len = job.from.len();
-            job.to.copy_from(&PLAIN);
-            let frame = job.from.slice(HEADER, len);
-            frame.copy_to_span(&job.to.slice(HEADER, len));
-            written[index] = len as u32;
+            from.copy_behind(PLAIN, to);
+            written[index] = *len;
         }
-        ready
+        count
     }
 
-    /// The job at `index` of `count`, with its memory on the way into the cache; `None` if it is
-    /// not simple.
+    /// The job at `index`, with its memory on the way into the cache; `None` if it is not simple.
     #[inline]
-    fn job<'a>(
-        &mut self,
-        from: &'a MemoryMap,
-        to: &'a MemoryMap,
-        index: usize,
-        count: usize,
-    ) -> Option<Job<'a>> {
-        if index >= count || self.frames.writable()[index] || !self.rooms.writable()[index] {
+    fn job<'a>(&mut self, from: &'a MemoryMap, to: &'a MemoryMap, index: usize) -> Option<Job<'a>> {
+        if self.frames.writable()[index] || !self.rooms.writable()[index] {
             return None;
         }
         let (source, room) = (self.frames.segments()[index], self.rooms.segments()[index]);
-        if (source.len as usize) < HEADER + MIN_FRAME || source.len > room.len {
+        let len = source.len;
+        if (len as usize) < HEADER + MIN_FRAME || len > room.len {
             return None;
         }
-        let whole = |map: &'a MemoryMap, hint: &mut usize, at: Segment, len: u32| {
-            let span = map.span_near(hint, at.addr, len.into()).ok()?;
-            (span.len() == len as usize).then_some(span)
-        };
-        let from = whole(from, &mut self.from_region, source, source.len)?;
-        let to = whole(to, &mut self.to_region, room, source.len)?;
+        let from = from.piece(&mut self.from_region, source.addr, len)?;
+        let to = to.piece(&mut self.to_region, room.addr, len)?;
         if !to.is_writable() {
             return None;
         }
         from.prefetch(false);
         to.prefetch(true);
-        Some(Job { from, to })
+        Some(Job { from, to, len })
     }
 }
