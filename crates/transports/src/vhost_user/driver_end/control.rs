@@ -210,8 +210,8 @@ impl Session {
     }
 
     fn forward_status(&mut self, device: &mut dyn VirtioDevice) -> Result<(), DeviceError> {
-        // A driver's side that agreed on STATUS and starts queues without it has said nothing, which
-        // is not to say that the device should be reset.
+        // A driver's side that agreed on STATUS and starts queues without it has said nothing, and
+        // not that the device should be reset.
         let is_said = self.prepared && self.status != Status::RESET;
         if is_said { device.set_status(self.status) } else { Ok(()) }
     }
