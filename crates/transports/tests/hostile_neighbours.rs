@@ -1,6 +1,6 @@
-//! A thousand hostile connections to two ends of a process cost the third end nothing, leave nothing
-//! behind, and then a correct driver is served. Alone in this file because it counts what the whole
-//! process has.
+//! A thousand hostile connections to two ends of a process cost the third end nothing, leave
+//! nothing behind, and then a correct driver is served. Alone in this file because it counts what
+//! the whole process has.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
