@@ -1,12 +1,15 @@
 //! Which memory regions a daemon is told about.
 //!
-//! The address a daemon knows a region by is the driver's own (`userspace_addr` equals the guest
-//! address), so ring addresses need no translation and the daemon never learns our layout.
+//! A daemon knows a region by an address of ours (`userspace_addr`), in which it is also told where
+//! rings are. We need not have mapped anything there, so it is the driver's own address plus a bias
+//! that no region had before: DPDK takes a table whose addresses are those of the one before for the
+//! same memory, although the files behind it are another guest's.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use mem::{Access, Backing, Mapping, MemoryMap};
+use mem::{Access, Backing, DriverAddress, Mapping, MemoryError, MemoryMap};
 use virtio::DeviceError;
 use wire::vhost_user::features as protocol;
 use wire::vhost_user::{MemoryRegion, MemoryTable, Request};
@@ -21,6 +24,8 @@ pub(super) struct SharedRegion {
     mapping: Arc<Mapping>,
     /// Of the first byte, in the mapping.
     offset: u64,
+    /// From the driver's address to the daemon's idea of ours.
+    bias: u64,
 }
 
 impl SharedRegion {
@@ -47,7 +52,7 @@ impl SharedRegion {
         Ok(MemoryRegion {
             guest_address: self.start,
             size: self.len,
-            user_address: self.start,
+            user_address: self.start.wrapping_add(self.bias),
             mmap_offset: base + self.offset,
         })
     }
@@ -66,7 +71,8 @@ fn pieces(map: &MemoryMap) -> impl Iterator<Item = SharedRegion> {
     map.regions().iter().filter(|region| region.access == Access::ReadWrite).filter_map(|region| {
         let Backing::Mapped { mapping, offset } = &region.backing else { return None };
         let (mapping, offset) = (Arc::clone(mapping), *offset as u64);
-        Some(SharedRegion { start: region.start.0, len: region.len, mapping, offset })
+        let (start, len, bias) = (region.start.0, region.len, 0);
+        Some(SharedRegion { start, len, mapping, offset, bias })
     })
 }
 
@@ -90,9 +96,14 @@ pub(super) fn share(
     if link.has(protocol::CONFIGURE_MEM_SLOTS) {
         return change(link, sent, map);
     }
-    let wanted = plan(map);
+    let mut wanted = plan(map);
     if same(sent, &wanted) || wanted.is_empty() {
         return Ok(());
+    }
+    let bias = fresh_bias(&wanted);
+    for region in &mut wanted {
+        // A region that stays keeps its addresses: rings may be in it.
+        region.bias = sent.iter().find(|old| old.holds(region)).map_or(bias, |old| old.bias);
     }
     let regions = wanted.iter().map(SharedRegion::message).collect::<Result<Vec<_>, _>>()?;
     let table = MemoryTable::new(&regions).ok_or_else(|| too_many(wanted.len(), link))?;
@@ -121,12 +132,34 @@ fn change(
     if sent.len() + fresh.len() > link.offer.memory_slots {
         return Err(too_many(sent.len() + fresh.len(), link));
     }
-    for region in fresh {
+    let bias = fresh_bias(&fresh);
+    for mut region in fresh {
+        region.bias = bias;
         let Some((fd, _)) = region.mapping.file() else { return Err(not_shareable(region.start)) };
         link.tell(Request::AddMemReg(region.message()?), &[fd.as_fd()])?;
         sent.push(region);
     }
     Ok(())
+}
+
+/// A bias that was not used before in this process, and under which no region wraps around.
+fn fresh_bias(regions: &[SharedRegion]) -> u64 {
+    /// Beyond what guests have of memory, so that regions with different biases stay apart.
+    const STEP: u64 = 1 << 44;
+    /// Then it begins anew.
+    const STEPS: u64 = 1 << 14;
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let bias = (NEXT.fetch_add(1, Ordering::Relaxed) % STEPS + 1) * STEP;
+    let fits = regions.iter().all(|region| region.end().checked_add(bias).is_some());
+    // Addresses that high are an IOMMU's; the same ones twice for different memory are unlikely.
+    if fits { bias } else { 0 }
+}
+
+/// What the daemon calls the driver's address `at`.
+pub(super) fn user_address(sent: &[SharedRegion], at: DriverAddress) -> Result<u64, DeviceError> {
+    let region = sent.iter().find(|region| (region.start..region.end()).contains(&at.0));
+    let region = region.ok_or(MemoryError::Unmapped(at))?;
+    Ok(at.0.wrapping_add(region.bias))
 }
 
 /// Takes back every region, where the daemon allows that.

@@ -187,7 +187,7 @@ impl VhostUserDevice {
                 let size = queue_size.max(running.setup.spec.size);
                 session.send_record(link, &running.setup, queues, size)?;
             }
-            Ok(session.start(link, &running, position)?)
+            session.start(link, &running, position)
         })?;
         let watched = self.epoll.add(&running.broken, BROKEN + u64::from(index), Interest::Read);
         watched.map_err(DeviceError::system("watching a queue"))?;

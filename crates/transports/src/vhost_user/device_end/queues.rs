@@ -98,20 +98,19 @@ impl Session {
         Ok(())
     }
 
-    fn send_addresses(&self, link: &mut Link, setup: &QueueSetup) -> Result<(), LinkError> {
+    fn send_addresses(&self, link: &mut Link, setup: &QueueSetup) -> Result<(), DeviceError> {
         let at = setup.spec.addresses;
         let flags = if self.log.is_some() { VRING_ADDR_F_LOG } else { 0 };
-        link.tell(
-            Request::SetVringAddr(VringAddr {
-                index: setup.index.into(),
-                flags,
-                descriptor: at.descriptor.0,
-                used: at.device.0,
-                available: at.driver.0,
-                log: at.device.0,
-            }),
-            &[],
-        )
+        let addresses = VringAddr {
+            index: setup.index.into(),
+            flags,
+            descriptor: memory::user_address(&self.sent, at.descriptor)?,
+            used: memory::user_address(&self.sent, at.device)?,
+            available: memory::user_address(&self.sent, at.driver)?,
+            // This one is the driver's: pages are logged by it.
+            log: at.device.0,
+        };
+        Ok(link.tell(Request::SetVringAddr(addresses), &[])?)
     }
 
     /// Has the daemon run a queue from `position` on. The interrupt goes first, so that none is
@@ -121,7 +120,7 @@ impl Session {
         link: &mut Link,
         queue: &Running,
         position: QueuePosition,
-    ) -> Result<(), LinkError> {
+    ) -> Result<(), DeviceError> {
         let setup = &queue.setup;
         let index = u32::from(setup.index);
         link.tell(Request::SetVringNum(VringState { index, num: setup.spec.size.into() }), &[])?;
