@@ -337,6 +337,10 @@ impl VirtioDevice for Shadow {
         if self.passes() { self.inner.reach() } else { Reach::LOCAL }
     }
 
+    fn records_in_flight(&self) -> bool {
+        self.passes() && self.inner.records_in_flight()
+    }
+
     fn read_config(&mut self, offset: u32, into: &mut [u8]) {
         self.inner.read_config(offset, into);
     }

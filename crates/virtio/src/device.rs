@@ -183,6 +183,12 @@ pub trait VirtioDevice: Send {
         let _ = recovery;
     }
 
+    /// Whether the device keeps the record that a [`QueueSetup::in_flight`] holds, and goes on from
+    /// one that another process has left.
+    fn records_in_flight(&self) -> bool {
+        false
+    }
+
     /// The driver has written the device status; of interest to devices that live elsewhere.
     ///
     /// # Errors

@@ -143,6 +143,10 @@ impl<M: Model> VirtioDevice for BuiltIn<M> {
         self.model.write_config(offset, bytes)
     }
 
+    fn records_in_flight(&self) -> bool {
+        true
+    }
+
     fn set_memory(&mut self, memory: &Arc<AddressSpace>) -> Result<(), DeviceError> {
         // Each queue brings its own in its setup.
         let _ = memory;

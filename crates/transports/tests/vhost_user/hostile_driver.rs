@@ -16,7 +16,7 @@ use crate::lab::{BASE, Served, memory, queue, until};
 
 /// How a message was answered.
 #[derive(Debug, PartialEq)]
-enum Answer {
+pub enum Answer {
     /// With this acknowledgement or value.
     Value(u64),
     /// With a payload of another size.
@@ -29,10 +29,10 @@ const REFUSED: Answer = Answer::Value(1);
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// A driver's side that sends whatever it likes.
-struct Peer(Connection);
+pub struct Peer(Connection);
 
 impl Peer {
-    fn new(served: &Served) -> Self {
+    pub fn new(served: &Served) -> Self {
         Self(connect_unix(&served.path).unwrap())
     }
 
@@ -53,7 +53,7 @@ impl Peer {
     }
 
     /// One whose first queue runs.
-    fn running(served: &Served) -> (Self, OwnedFd) {
+    pub fn running(served: &Served) -> (Self, OwnedFd) {
         let peer = Self::negotiated(served);
         let file = memfd(1 << 20);
         assert_eq!(peer.table(&[good_region()], &[&file]), Answer::Value(0));
@@ -72,7 +72,7 @@ impl Peer {
         assert_eq!(enabled, Answer::Value(0));
     }
 
-    fn send(&self, request: &Request<'_>, flags: u32, fds: &[&dyn AsFd]) {
+    pub fn send(&self, request: &Request<'_>, flags: u32, fds: &[&dyn AsFd]) {
         let mut bytes = Vec::new();
         request.encode(flags, &mut bytes);
         self.send_bytes(&bytes, fds);
@@ -84,11 +84,11 @@ impl Peer {
         let _ = self.0.send_all(bytes, &fds, LIMIT);
     }
 
-    fn ask(&self, request: &Request<'_>) -> Answer {
+    pub fn ask(&self, request: &Request<'_>) -> Answer {
         self.ask_with(request, &[])
     }
 
-    fn ask_with(&self, request: &Request<'_>, fds: &[&dyn AsFd]) -> Answer {
+    pub fn ask_with(&self, request: &Request<'_>, fds: &[&dyn AsFd]) -> Answer {
         self.send(request, NEED_REPLY, fds);
         self.answer()
     }
@@ -104,32 +104,32 @@ impl Peer {
 
     fn answer(&self) -> Answer {
         let mut header = [0; HEADER_LEN];
-        if !self.read(&mut header) {
+        if !read_exactly(&self.0, &mut header) {
             return Answer::Ended;
         }
         let header = Header::decode(&header).unwrap();
         assert!(header.is_reply());
         let mut payload = vec![0; header.size as usize];
-        assert!(payload.is_empty() || self.read(&mut payload));
+        assert!(payload.is_empty() || read_exactly(&self.0, &mut payload));
         match <[u8; 8]>::try_from(payload.as_slice()) {
             Ok(value) => Answer::Value(u64::from_ne_bytes(value)),
             Err(_) => Answer::Payload(payload.len()),
         }
     }
+}
 
-    /// False when the connection ended.
-    fn read(&self, mut bytes: &mut [u8]) -> bool {
-        let mut fds = Vec::new();
-        while !bytes.is_empty() {
-            self.0.wait_readable(LIMIT).expect("an answer within two seconds");
-            match self.0.receive(bytes, &mut fds) {
-                Ok(Received::Bytes(len)) => bytes = &mut bytes[len..],
-                Ok(Received::Nothing) => {}
-                Ok(Received::Closed) | Err(_) => return false,
-            }
+/// Fills `bytes`; false when the connection ended.
+pub fn read_exactly(socket: &Connection, mut bytes: &mut [u8]) -> bool {
+    let mut fds = Vec::new();
+    while !bytes.is_empty() {
+        socket.wait_readable(LIMIT).expect("an answer within two seconds");
+        match socket.receive(bytes, &mut fds) {
+            Ok(Received::Bytes(len)) => bytes = &mut bytes[len..],
+            Ok(Received::Nothing) => {}
+            Ok(Received::Closed) | Err(_) => return false,
         }
-        true
     }
+    true
 }
 
 fn memfd(len: u64) -> OwnedFd {
@@ -463,4 +463,37 @@ fn ring_addresses_are_the_other_processes_and_translated() {
     let seen = served.seen.lock().unwrap();
     assert_eq!(seen.running[&0].spec.addresses.descriptor, mem::DriverAddress(BASE));
     assert_eq!(seen.running[&0].spec.addresses.device, mem::DriverAddress(BASE + 2 * 4096));
+}
+
+#[test]
+fn records_that_make_no_sense_are_refused() {
+    let served = Served::new();
+    let peer = Peer::new(&served);
+    let agreed = protocol::REPLY_ACK | protocol::INFLIGHT_SHMFD;
+    peer.send(&Request::SetProtocolFeatures(agreed), 0, &[]);
+    let file = memfd(1 << 16);
+    let record = |queues, queue_size, mmap_size, mmap_offset| Inflight {
+        mmap_size,
+        mmap_offset,
+        queues,
+        queue_size,
+    };
+    // 80, 81: an answer without memory
+    for (queues, size) in [(65535, 65535), (3, 64), (2, 0), (0, 64), (2, 65535)] {
+        let answer = peer.ask(&Request::GetInflightFd(record(queues, size, 0, 0)));
+        assert_eq!(answer, Answer::Payload(24));
+    }
+    // 82
+    let wrong = [
+        record(4096, 64, 1 << 16, 0),
+        record(2, 64, 16, 0),
+        record(2, 64, 1 << 20, 0),
+        record(2, 64, 1 << 16, u64::MAX),
+        record(2, 32768, 1 << 16, 0),
+    ];
+    for told in wrong {
+        assert_eq!(peer.ask_with(&Request::SetInflightFd(told), &[&file]), REFUSED, "{told:?}");
+    }
+    let good = record(2, 64, 1 << 16, 0);
+    assert_eq!(peer.ask_with(&Request::SetInflightFd(good), &[&file]), Answer::Value(0));
 }

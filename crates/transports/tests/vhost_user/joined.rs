@@ -118,3 +118,14 @@ fn a_probe_tells_everything_and_starts_nothing() {
     }
     assert!(served.seen.lock().unwrap().features.is_none());
 }
+
+#[test]
+fn the_record_of_requests_in_flight_reaches_the_queues() {
+    let served = Served::new();
+    let mut device = served.device_end(&[]);
+    start(&mut *device, Features::VERSION_1);
+    let area = served.seen.lock().unwrap().running[&1].in_flight.clone().unwrap();
+    assert_eq!((area.queues, area.queue_size), (2, 256));
+    assert!(area.mapping.len() >= 2 * (16 + 256 * 16));
+    assert!(device.records_in_flight());
+}

@@ -94,6 +94,10 @@ impl VirtioDevice for Recorder {
         Ok(())
     }
 
+    fn records_in_flight(&self) -> bool {
+        true
+    }
+
     fn set_status(&mut self, status: Status) -> Result<(), DeviceError> {
         self.seen.lock().unwrap().statuses.push(status.0);
         Ok(())

@@ -4,5 +4,6 @@
 
 mod hostile_daemon;
 mod hostile_driver;
+mod iommu;
 mod joined;
 mod lab;

@@ -295,6 +295,10 @@ impl VirtioDevice for VhostUserDevice {
         }
     }
 
+    fn records_in_flight(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.has(protocol::INFLIGHT_SHMFD))
+    }
+
     fn set_recovery(&mut self, recovery: Recovery) {
         self.recovery = recovery;
     }

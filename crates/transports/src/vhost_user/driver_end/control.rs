@@ -43,6 +43,9 @@ impl Session {
         if identity.config_len > 0 {
             offered |= protocol::CONFIG;
         }
+        if device.records_in_flight() {
+            offered |= protocol::INFLIGHT_SHMFD;
+        }
         if identity.features.has(Features::LOG_ALL) {
             offered |= protocol::LOG_SHMFD;
         }

@@ -13,6 +13,7 @@
 mod backend;
 mod control;
 mod hint;
+mod in_flight;
 mod memory;
 mod queues;
 mod rings;

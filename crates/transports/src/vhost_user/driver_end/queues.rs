@@ -235,7 +235,7 @@ impl Session {
             memory: Arc::clone(self.memory.space()),
             kick: kick.clone(),
             call: ring.call.clone(),
-            in_flight: None,
+            in_flight: self.in_flight.clone(),
         })?;
         ring.running = true;
         // Requests may have been made available before anybody listened.

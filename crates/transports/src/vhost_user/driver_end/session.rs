@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mem::DirtyLog;
 use sys::{Connection, Epoll, Interest};
-use virtio::{DeviceEvent, DeviceType, Features, Status, VirtioDevice};
+use virtio::{DeviceEvent, DeviceType, Features, InFlightArea, Status, VirtioDevice};
 use wire::vhost_user::features as protocol;
 use wire::vhost_user::{Answer, Header, Reply, Request, answer, rule};
 
@@ -69,6 +69,8 @@ pub(super) struct Session {
     pub(super) memory: Memory,
     /// The log that SET_LOG_BASE brought, in use or not.
     pub(super) log: Option<Arc<DirtyLog>>,
+    /// The record of requests in flight that the driver's side keeps.
+    pub(super) in_flight: Option<Arc<InFlightArea>>,
     pub(super) rings: Vec<Ring>,
     /// The device knows memory and features.
     pub(super) prepared: bool,
@@ -95,6 +97,7 @@ impl Session {
             protocol: 0,
             memory: Memory::new(),
             log: None,
+            in_flight: None,
             rings: device.identity().queue_sizes.iter().map(|_| Ring::new()).collect(),
             prepared: false,
             status: Status::RESET,
@@ -253,6 +256,10 @@ impl Session {
             Request::SetLogFd => Outcome::Done,
             Request::IotlbMsg(message) => self.iotlb(device, &message),
             Request::SetBackendReqFd => self.set_backend(fd(fds)),
+            Request::GetInflightFd(wanted) if self.has(protocol::INFLIGHT_SHMFD) => {
+                return self.get_in_flight(&wanted);
+            }
+            Request::SetInflightFd(told) => self.set_in_flight(&told, fd(fds)),
             Request::SetVringNum(state) => self.set_num(device, state),
             Request::SetVringBase(state) => self.set_base(device, state),
             Request::SetVringAddr(addresses) => self.set_addresses(device, addresses),
