@@ -241,9 +241,9 @@ pub fn queue(index: u16, memory: &Arc<AddressSpace>, features: Features) -> Queu
     }
 }
 
-/// Waits until `what` holds, up to five seconds.
+/// Waits until `what` holds, up to twenty seconds: the machine may be busy with other tests.
 pub fn until(what: impl Fn() -> bool) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while !what() {
         assert!(std::time::Instant::now() < deadline, "it did not happen");
         std::thread::sleep(std::time::Duration::from_millis(1));
