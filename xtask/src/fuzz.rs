@@ -30,6 +30,13 @@ pub struct Options {
     seconds: u32,
 }
 
+impl Options {
+    /// All targets, a few seconds each: enough to find what was broken just now.
+    pub fn brief() -> Self {
+        Self { targets: Vec::new(), seconds: 5 }
+    }
+}
+
 /// `cargo xtask fuzz`.
 pub fn run(options: &Options) -> Result<()> {
     let all = targets()?;

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::check::{self, cargo, workspace};
+use crate::fuzz;
 use crate::root;
 
 /// Options of `cargo xtask test`.
@@ -25,6 +26,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     if !options.no_check {
         check::run()?;
+        fuzz::run(&fuzz::Options::brief())?;
     }
     let root = root::ensure()?;
     println!("== the program and the table");
