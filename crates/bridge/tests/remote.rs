@@ -104,6 +104,27 @@ fn a_queue_stops_and_starts_where_it_was() {
 }
 
 #[test]
+fn what_a_stopping_queue_writes_gets_through_a_narrow_link() {
+    let mut case = case();
+    case.size = 256;
+    let guest = rig::guest::Guest::new(true);
+    guest.link.link().max_bytes.store(300, Ordering::Relaxed);
+    guest.link.link().max_flying.store(70, Ordering::Relaxed);
+    let mut bench = Bench::with_guest(&case, guest);
+    for _ in 0..30 {
+        for _ in 0..30 {
+            bench.driver.offer();
+        }
+        bench.driver.publish();
+        bench.driver.wait(std::time::Duration::from_millis(1));
+        bench.driver.spec.start_at = bench.shadow.stop_queue(0).unwrap();
+        bench.start();
+        bench.driver.collect();
+    }
+    bench.driver.run(u64::from(bench.driver.queue.in_flight()), |_| ());
+}
+
+#[test]
 fn a_device_killed_under_load_comes_back() {
     let mut case = case();
     (case.driver, case.device) = (Features::EVENT_IDX, Features::EVENT_IDX);

@@ -13,6 +13,9 @@ use crate::control::Carrier;
 /// again at a driver that never notifies us.
 const RETRY: Duration = Duration::from_millis(1);
 
+/// How long a queue that ends waits for a link that takes nothing: a virtual machine waits too.
+const SEND_LIMIT: Duration = Duration::from_millis(100);
+
 /// As for other queues, see `queue_bridge`.
 const RECHECK: Duration = Duration::from_millis(100);
 
@@ -120,6 +123,13 @@ impl Carrier for RemoteQueue {
         if !self.over {
             self.sweep();
         }
+        match self.transfers.send_last(SEND_LIMIT) {
+            Ok(true) | Err(_) => {}
+            Ok(false) => {
+                let (name, queue) = (&self.ends.name, self.ends.index);
+                tracing::warn!(%name, queue, "the driver's link takes nothing; answers are lost");
+            }
+        }
         let mut lost = 0;
         while let Some(Fetching { id, .. }) = self.chains.pop_last() {
             if self.over { id.abandon() } else { self.driver.untake(id) }
@@ -147,10 +157,9 @@ impl RemoteQueue {
     /// Takes back what the device has completed, and sends it.
     fn sweep(&mut self) {
         self.memory.enter();
-        let result = self.collect(u32::MAX).and_then(|count| {
-            if count > 0 {
-                self.tell_now();
-            }
+        let result = self.collect(u32::MAX).and_then(|_| {
+            // Also what waited for the answer to the batch before.
+            self.tell_now();
             self.transfers.send().map_err(link)
         });
         self.memory.leave();

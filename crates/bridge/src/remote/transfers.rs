@@ -1,9 +1,11 @@
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mem::remote::{RemoteChannel, RemoteError};
 use mem::{Mapping, Span};
+use sys::{Epoll, Interest};
 
 /// Transfers on the way at once. More do not make a link faster, and links have limits of their
 /// own.
@@ -94,37 +96,71 @@ impl Transfers {
     /// Sends what the link takes.
     pub(super) fn send(&mut self) -> Result<(), RemoteError> {
         let mut sent = false;
-        while let Some(op) = self.backlog.front_mut() {
+        while !self.backlog.is_empty() {
             let Some(&tag) = self.free_tags.last() else { break };
-            let len = op.len.min(self.scratch.len() as u32);
-            let (mapping, offset) = &op.here;
-            let result = if op.write {
-                let bytes = &mut self.scratch[..len as usize];
-                span(mapping, *offset, len).copy_to(bytes);
-                self.channel.write(tag, op.address, bytes)
-            } else {
-                self.channel.read(tag, op.address, len)
-            };
-            match result {
-                Ok(()) => {}
+            match self.send_piece(tag) {
+                Ok(flying) => self.flying[tag as usize] = Some(flying),
                 Err(RemoteError::Busy) => break,
                 Err(error) => return Err(error),
             }
-            let into = (!op.write).then(|| (Arc::clone(mapping), *offset));
-            self.flying[tag as usize] = Some(Flying { purpose: op.purpose, into, len });
             self.free_tags.pop();
             sent = true;
-            op.address += u64::from(len);
-            op.here.1 += len as usize;
-            op.len -= len;
-            if op.len == 0 {
-                self.backlog.pop_front();
+        }
+        if sent { self.channel.flush() } else { Ok(()) }
+    }
+
+    /// Sends all that is to be written before the channel is closed, and waits neither for what was
+    /// to be read nor for answers: whoever reads them may be waiting for us. Only a link that takes
+    /// no more is waited for, up to `limit`. Returns whether all was sent.
+    pub(super) fn send_last(&mut self, limit: Duration) -> Result<bool, RemoteError> {
+        let deadline = Instant::now() + limit;
+        let epoll = Epoll::new().ok();
+        if let Some(epoll) = &epoll {
+            let _ = epoll.add(self.channel.ready_fd(), 0, Interest::Read);
+        }
+        self.backlog.retain(|op| op.write);
+        while !self.backlog.is_empty() {
+            // A tag of none of ours: its answer changes nothing.
+            match self.send_piece(MAX_FLYING as u32) {
+                Ok(_) => continue,
+                Err(RemoteError::Busy) => {}
+                Err(error) => return Err(error),
             }
-        }
-        if sent {
             self.channel.flush()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            if let Some(epoll) = &epoll {
+                let _ = epoll.wait(&mut Vec::new(), Some(left.min(Duration::from_millis(1))));
+            }
+            self.channel.poll(&mut |_, _| ())?;
         }
-        Ok(())
+        self.channel.flush()?;
+        Ok(true)
+    }
+
+    /// Sends the first piece of what waits, if something does.
+    fn send_piece(&mut self, tag: u32) -> Result<Flying, RemoteError> {
+        let op = self.backlog.front_mut().ok_or(RemoteError::Busy)?;
+        let len = op.len.min(self.scratch.len() as u32);
+        let (mapping, offset) = &op.here;
+        if op.write {
+            let bytes = &mut self.scratch[..len as usize];
+            span(mapping, *offset, len).copy_to(bytes);
+            self.channel.write(tag, op.address, bytes)?;
+        } else {
+            self.channel.read(tag, op.address, len)?;
+        }
+        let into = (!op.write).then(|| (Arc::clone(mapping), *offset));
+        let flying = Flying { purpose: op.purpose, into, len };
+        op.address += u64::from(len);
+        op.here.1 += len as usize;
+        op.len -= len;
+        if op.len == 0 {
+            self.backlog.pop_front();
+        }
+        Ok(flying)
     }
 
     /// Collects answers: what was read is where it was to go.
