@@ -463,15 +463,6 @@ fn odd_but_defined_requests_are_answered() {
 }
 
 #[test]
-fn ring_addresses_are_the_other_processes_and_translated() {
-    let served = Served::new();
-    let (_peer, _file) = Peer::running(&served);
-    let seen = served.seen.lock().unwrap();
-    assert_eq!(seen.running[&0].spec.addresses.descriptor, mem::DriverAddress(BASE));
-    assert_eq!(seen.running[&0].spec.addresses.device, mem::DriverAddress(BASE + 2 * 4096));
-}
-
-#[test]
 fn records_that_make_no_sense_are_refused() {
     let served = Served::new();
     let peer = Peer::new(&served);

@@ -129,3 +129,12 @@ fn the_record_of_requests_in_flight_reaches_the_queues() {
     assert!(area.mapping.len() >= 2 * (16 + 256 * 16));
     assert!(device.records_in_flight());
 }
+
+#[test]
+fn ring_addresses_are_the_other_processes_and_translated() {
+    let served = Served::new();
+    let (_peer, _file) = crate::hostile_driver::Peer::running(&served);
+    let seen = served.seen.lock().unwrap();
+    assert_eq!(seen.running[&0].spec.addresses.descriptor, DriverAddress(BASE));
+    assert_eq!(seen.running[&0].spec.addresses.device, DriverAddress(BASE + 2 * 4096));
+}

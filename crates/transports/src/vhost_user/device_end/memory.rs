@@ -2,8 +2,8 @@
 //!
 //! A daemon knows a region by an address of ours (`userspace_addr`), in which it is also told where
 //! rings are. We need not have mapped anything there, so it is the driver's own address plus a bias
-//! that no region had before: DPDK takes a table whose addresses are those of the one before for the
-//! same memory, although the files behind it are another guest's.
+//! that no region had before: DPDK takes a table whose addresses are those of the one before for
+//! the same memory, although the files behind it are another guest's.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
