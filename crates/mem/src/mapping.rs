@@ -41,6 +41,31 @@ impl Mapping {
         if len == 0 || end > stat.st_size as u64 {
             return Err(MemoryError::BeyondFile { end, size: stat.st_size as u64 });
         }
+        Self::map(file, offset, len)
+    }
+
+    /// Maps `len` bytes of a device's memory from byte `offset`: a file that says it has no bytes
+    /// at all and can be mapped all the same (the IOVA space of a VDUSE device, linux/vduse.h,
+    /// VDUSE_IOTLB_GET_FD).
+    ///
+    /// Which pages exist only the kernel's driver knows, so nothing is checked here: touching one
+    /// that is not there poisons the mapping, as for a file that was cut.
+    ///
+    /// # Errors
+    /// [`MemoryError::Overflow`], [`MemoryError::TooManyMappings`], or the system's refusal.
+    pub fn of_device_memory(
+        file: OwnedFd,
+        offset: u64,
+        len: usize,
+    ) -> Result<Arc<Self>, MemoryError> {
+        if len == 0 {
+            return Err(MemoryError::BeyondFile { end: offset, size: 0 });
+        }
+        offset.checked_add(len as u64).ok_or(MemoryError::Overflow)?;
+        Self::map(file, offset, len)
+    }
+
+    fn map(file: OwnedFd, offset: u64, len: usize) -> Result<Arc<Self>, MemoryError> {
         let page = page_size_of(&file)?;
         let below = (offset % page) as usize;
         let whole = (len + below).next_multiple_of(page as usize);

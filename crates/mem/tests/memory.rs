@@ -88,6 +88,24 @@ fn a_file_that_shrinks_poisons_the_mapping_and_not_the_process() {
 }
 
 #[test]
+fn device_memory_needs_no_size_and_poisons_where_no_page_is() {
+    let file = tempfile::tempfile().unwrap();
+    let fd = || OwnedFd::from(file.try_clone().unwrap());
+    assert!(matches!(Mapping::of_file(fd(), 0, 8192), Err(MemoryError::BeyondFile { .. })));
+    let mapping = Mapping::of_device_memory(fd(), 0, 8192).unwrap();
+    assert_eq!((mapping.len(), mapping.is_writable()), (8192, true));
+    let map = MemoryMap::new(vec![region(0, &mapping, 0, 8192)]).unwrap();
+    file.set_len(4096).unwrap();
+    map.write(DriverAddress(POISON), b"here").unwrap();
+    assert!(!map.is_poisoned());
+    let mut byte = [1];
+    map.read(DriverAddress(POISON + 4096), &mut byte).unwrap();
+    assert_eq!((byte, map.is_poisoned()), ([0], true));
+    assert!(Mapping::of_device_memory(fd(), 0, 0).is_err());
+    assert!(matches!(Mapping::of_device_memory(fd(), u64::MAX, 4096), Err(MemoryError::Overflow)));
+}
+
+#[test]
 fn one_file_is_mapped_once_however_often_it_comes() {
     let mut cache = FileCache::default();
     let memory = Mapping::new_memfd("ram", 1 << 20).unwrap();
