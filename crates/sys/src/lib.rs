@@ -15,6 +15,8 @@ mod socket;
 mod tap;
 mod timer;
 mod uring;
+mod vdpa_netlink;
+mod vduse;
 mod window;
 
 pub use calls::system_calls;
@@ -28,4 +30,9 @@ pub use socket::{Connection, Listener, MAX_FDS_PER_MESSAGE, Received, connect_un
 pub use tap::{TAP_HEADER_BYTES, Tap, TapOffloads};
 pub use timer::Timer;
 pub use uring::{Completed, MAX_SPANS_PER_TRANSFER, Transfer, Uring};
+pub use vdpa_netlink::VdpaBus;
+pub use vduse::{
+    VDUSE_API_LATEST, VDUSE_NAME_MAX, VduseConfig, VduseControl, VduseDevice, VduseIotlbEntry,
+    VduseMessage, VduseQueueInfo, VduseRequest,
+};
 pub use window::WindowSignal;
