@@ -10,9 +10,6 @@ use anyhow::{Context, Result, anyhow};
 use sys::{Epoll, EventFd, Interest, StopSignal};
 use virtio::{DriverEnd, EndError, Stop, VirtioDevice};
 
-/// How long bridges may take to finish what is in flight after a signal.
-const DRAIN: Duration = Duration::from_millis(900);
-
 /// Stack of a control thread: its calls are shallow and its buffers on the heap.
 const STACK_BYTES: usize = 512 * 1024;
 
@@ -29,6 +26,8 @@ pub struct Bridge {
 struct Running {
     name: String,
     stop: Stop,
+    /// How long it may take to finish what is in flight after a signal.
+    time_to_end: Duration,
     thread: JoinHandle<()>,
 }
 
@@ -57,6 +56,7 @@ type Ended = (String, Result<(), EndError>);
 fn start(bridge: Bridge, wake: &Arc<EventFd>, ended: &Sender<Ended>) -> Result<Running> {
     let Bridge { name, driver, device } = bridge;
     let stop = Stop::new()?;
+    let time_to_end = driver.time_to_end();
     let (wake, ended, thread_name, thread_stop) =
         (Arc::clone(wake), ended.clone(), name.clone(), stop.clone());
     let thread = std::thread::Builder::new()
@@ -69,7 +69,7 @@ fn start(bridge: Bridge, wake: &Arc<EventFd>, ended: &Sender<Ended>) -> Result<R
             wake.signal();
         })
         .with_context(|| format!("can't start a thread for {name}"))?;
-    Ok(Running { name, stop, thread })
+    Ok(Running { name, stop, time_to_end, thread })
 }
 
 /// Waits until a signal comes or every bridge has ended.
@@ -112,7 +112,8 @@ fn drain(running: Vec<Running>, wake: &EventFd, ends: &Receiver<Ended>) {
     for bridge in &running {
         bridge.stop.ask();
     }
-    let deadline = Instant::now() + DRAIN;
+    let longest = running.iter().map(|bridge| bridge.time_to_end).max().unwrap_or_default();
+    let deadline = Instant::now() + longest;
     let mut left = running.len();
     while left > 0 {
         let limit = deadline.saturating_duration_since(Instant::now());

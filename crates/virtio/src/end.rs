@@ -1,6 +1,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use sys::EventFd;
 
@@ -72,6 +73,12 @@ impl AsFd for Stop {
 pub trait DriverEnd: Send {
     /// What a person types to attach a driver here: QEMU's options, one per line.
     fn attach_hint(&self, device: &dyn VirtioDevice) -> String;
+
+    /// How long [`DriverEnd::serve`] may take to return once the end is asked for: long enough to
+    /// let go of the driver in good order.
+    fn time_to_end(&self) -> Duration {
+        Duration::from_millis(900)
+    }
 
     /// Serves drivers with `device`, one after the other, until `stop` is asked or nothing can be
     /// served any more. When the driver's side goes away the device is stopped, and started where
