@@ -4,6 +4,7 @@
 //! help text, `doctor` and the end-to-end rows come from the table.
 #![forbid(unsafe_code)]
 
+mod vduse;
 mod vfio_user;
 mod vhost_user;
 
@@ -69,4 +70,5 @@ pub struct Findings {
 }
 
 /// Every transport.
-pub static TRANSPORTS: &[&Transport] = &[&vfio_user::TRANSPORT, &vhost_user::TRANSPORT];
+pub static TRANSPORTS: &[&Transport] =
+    &[&vfio_user::TRANSPORT, &vhost_user::TRANSPORT, &vduse::TRANSPORT];

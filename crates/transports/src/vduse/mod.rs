@@ -1,0 +1,158 @@
+//! vduse: the drivers of this very kernel, without a hypervisor. The device appears on the host's
+//! vDPA bus and becomes /dev/vdX, a network interface or a file system's tag.
+//!
+//! ```text
+//!   applications
+//!   /dev/vda, eth0          CREATE_DEV, VQ_SETUP ----> /dev/vduse/NAME
+//!        |                  DEV_NEW (netlink) -------> on the bus; a driver takes it
+//!   virtio_blk, virtio_net  <----- SET_STATUS(FEATURES_OK): are the features ours?
+//!        |                  <----- SET_STATUS(DRIVER_OK): answered, then memory, queues, kicks
+//!   virtio_vdpa == rings, bounce pages ==> device
+//!        |  <-- VQ_INJECT_IRQ -- call events, once the kernel knows of DRIVER_OK
+//!        |                  <----- SET_STATUS(0): queues stopped, device reset, answered
+//!                           DEV_DEL (netlink), DESTROY_DEV: nothing is left
+//! ```
+//!
+//! The memory is one file: rings and the pages through which the kernel copies data, nothing else
+//! of the machine. What it deliberately lacks: the bus by hand (`vdpa dev add`), a registered
+//! bounce pool, and a record of requests in flight.
+
+mod bus;
+mod create;
+mod memory;
+mod queues;
+mod server;
+mod sysfs;
+
+use std::time::Duration;
+
+use virtio::{DriverEnd, EndError, ParameterError, Parameters, Stop, VirtioDevice};
+
+use crate::{OpenError, Transport};
+
+/// The table's entry.
+pub(crate) static TRANSPORT: Transport = Transport {
+    scheme: "vduse",
+    help: "this kernel's own drivers: /dev/vdX, a network interface, a virtiofs tag",
+    settings: &[
+        "path=NAME           the device's name on the vDPA bus, as disk0",
+        "bounce-size=SIZE    pages through which the kernel copies, 1M to 1G (64M)",
+        "message-timeout=S   seconds until the kernel gives up on us, 0 for never (30)",
+        "api=0|1             newest version of the kernel's interface to use (1)",
+        "replace=on          remove what a killed process has left under that name",
+    ],
+    driver_end: Some(open),
+    device_end: None,
+    probe: None,
+};
+
+/// What a person can choose.
+#[derive(Clone, Debug)]
+struct Settings {
+    name: String,
+    bounce_bytes: Option<u64>,
+    message_timeout: Option<u64>,
+    newest_api: u64,
+    replace: bool,
+}
+
+fn open(mut parameters: Parameters) -> Result<Box<dyn DriverEnd>, OpenError> {
+    let settings = read_settings(&mut parameters)?;
+    parameters.finish()?;
+    let control = create::open_control(settings.newest_api)?;
+    Ok(Box::new(VduseEnd { settings, control }))
+}
+
+fn read_settings(parameters: &mut Parameters) -> Result<Settings, ParameterError> {
+    /// `VDUSE_MIN_BOUNCE_SIZE` and `VDUSE_MAX_BOUNCE_SIZE` of the kernel's driver.
+    const BOUNCE_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
+    /// A day.
+    const LONGEST_WAIT: u64 = 86_400;
+    let name = parameters.text("path").ok_or(ParameterError::Missing("path"))?;
+    if !is_name(&name) {
+        return Err(ParameterError::Expected {
+            key: "path".into(),
+            text: name,
+            expected: "a name of 1 to 64 letters, digits, '-', '_' and '.', as disk0".into(),
+        });
+    }
+    Ok(Settings {
+        name,
+        bounce_bytes: parameters.number("bounce-size", BOUNCE_BYTES)?,
+        message_timeout: parameters.number("message-timeout", 0..=LONGEST_WAIT)?,
+        newest_api: parameters
+            .number("api", 0..=sys::VDUSE_API_LATEST)?
+            .unwrap_or(sys::VDUSE_API_LATEST),
+        replace: parameters.flag("replace", false)?,
+    })
+}
+
+/// A name that is also good in paths and on the bus.
+fn is_name(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=64).contains(&name.len())
+        && name.chars().all(good)
+        && !name.starts_with('.')
+        && name != "control"
+}
+
+/// A device to be on the host's vDPA bus.
+struct VduseEnd {
+    settings: Settings,
+    control: sys::VduseControl,
+}
+
+impl DriverEnd for VduseEnd {
+    fn attach_hint(&self, _device: &dyn VirtioDevice) -> String {
+        let name = &self.settings.name;
+        format!(
+            "nothing: it is attached to this kernel's drivers as {name}\n\
+             ls -d /sys/bus/vdpa/devices/{name}/virtio*/*/*"
+        )
+    }
+
+    fn time_to_end(&self) -> Duration {
+        server::END_LIMIT
+    }
+
+    fn serve(self: Box<Self>, device: Box<dyn VirtioDevice>, stop: Stop) -> Result<(), EndError> {
+        let Self { settings, control } = *self;
+        let mut device = device;
+        let made = create::create(&control, &settings, &mut *device)?;
+        let result = server::Server::new(&settings.name, made, device, stop)
+            .and_then(|mut server| server.run());
+        let removed = create::remove(&control, &settings.name);
+        result.and(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use virtio::Value;
+
+    use super::*;
+
+    fn parameters(pairs: &[(&str, &str)]) -> Parameters {
+        let value = |text: &str| Value {
+            text: text.into(),
+            number: text.parse().ok(),
+            flag: Some(text == "on"),
+        };
+        let pairs = pairs.iter().map(|(key, text)| ((*key).into(), value(text)));
+        Parameters::new(pairs.collect::<BTreeMap<_, _>>())
+    }
+
+    #[test]
+    fn settings_are_read_and_names_checked() {
+        let mut good = parameters(&[("path", "disk0"), ("bounce-size", "1048576"), ("api", "0")]);
+        let settings = read_settings(&mut good).unwrap();
+        assert_eq!((settings.name.as_str(), settings.bounce_bytes), ("disk0", Some(1 << 20)));
+        assert_eq!((settings.newest_api, settings.replace), (0, false));
+        for name in ["", "control", "../disk", ".", "a b", &"x".repeat(65)] {
+            assert!(read_settings(&mut parameters(&[("path", name)])).is_err(), "{name}");
+        }
+        assert!(read_settings(&mut parameters(&[("path", "d"), ("bounce-size", "1")])).is_err());
+    }
+}

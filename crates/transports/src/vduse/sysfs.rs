@@ -1,0 +1,61 @@
+//! What the kernel says about a device in files, and the settings that are only there.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Most entries looked at in a folder of sysfs.
+const MAX_ENTRIES: usize = 256;
+
+/// Sets one of a VDUSE device's own settings: `bounce_size`, `msg_timeout`.
+///
+/// # Errors
+/// The kernel does not know it, or it is too late.
+pub(super) fn set(name: &str, key: &str, value: u64) -> io::Result<()> {
+    fs::write(Path::new("/sys/class/vduse").join(name).join(key), value.to_string())
+}
+
+/// Whether a device of that name is on the vDPA bus.
+pub(super) fn is_on_bus(name: &str) -> bool {
+    on_bus(name).exists()
+}
+
+/// Whether the driver that joins the vDPA bus to virtio's drivers is there.
+pub(super) fn has_virtio_vdpa() -> bool {
+    Path::new("/sys/bus/vdpa/drivers/virtio_vdpa").exists()
+}
+
+/// What people know the device by: `/dev/vda`, a network interface; else the virtio device.
+pub(super) fn appeared(name: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for virtio in entries(&on_bus(name)) {
+        let Some(id) = file_name(&virtio).filter(|id| id.starts_with("virtio")) else { continue };
+        let disks = entries(&virtio.join("block"));
+        let cards = entries(&virtio.join("net"));
+        let before = found.len();
+        found.extend(disks.iter().filter_map(|disk| Some(format!("/dev/{}", file_name(disk)?))));
+        found.extend(
+            cards.iter().filter_map(|card| Some(format!("network interface {}", file_name(card)?))),
+        );
+        if let Ok(tag) = fs::read_to_string(virtio.join("tag")) {
+            found.push(format!("file system {}", tag.trim()));
+        }
+        if found.len() == before {
+            found.push(format!("{id}, without a driver or a name"));
+        }
+    }
+    found
+}
+
+fn on_bus(name: &str) -> PathBuf {
+    Path::new("/sys/bus/vdpa/devices").join(name)
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let listed = fs::read_dir(folder).into_iter().flatten().flatten();
+    listed.take(MAX_ENTRIES).map(|entry| entry.path()).collect()
+}
+
+fn file_name(path: &Path) -> Option<String> {
+    Some(path.file_name()?.to_string_lossy().into_owned())
+}
