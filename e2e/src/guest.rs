@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -84,6 +84,12 @@ impl Plan<'_> {
     pub fn program(mut self, name: &str) -> Self {
         self.initrd = self.initrd.program(name);
         self
+    }
+
+    /// The program at this path of ours inside the guest.
+    pub fn own_program(mut self, path: &Path) -> Result<Self> {
+        self.initrd = self.initrd.own_program(path)?;
+        Ok(self)
     }
 
     /// A kernel module, loaded at boot.

@@ -20,6 +20,8 @@ const INIT: &str = include_str!("../../guest/init");
 pub struct Initrd {
     modules: Vec<String>,
     programs: Vec<String>,
+    /// Programs of ours, not of the root.
+    own: Vec<PathBuf>,
 }
 
 impl Initrd {
@@ -35,11 +37,25 @@ impl Initrd {
         self
     }
 
+    /// Adds a program of ours; the libraries it needs are those of the root.
+    pub fn own_program(mut self, path: &Path) -> Result<Initrd> {
+        ensure!(path.file_name().is_some(), "{} is no program", path.display());
+        self.own.push(path.to_owned());
+        Ok(self)
+    }
+
     /// The archive for a kernel whose modules are in `modules`, made unless it is in the cache.
     pub fn make(&self, lab: &Lab, modules: &Path) -> Result<PathBuf> {
         let mut hash = DefaultHasher::new();
         (self, INIT, modules, lab.root().file("/")).hash(&mut hash);
-        let place = lab.root().cache().join(format!("initrd-{:016x}.cpio", hash.finish()));
+        let name = format!("initrd-{:016x}.cpio", hash.finish());
+        if !self.own.is_empty() {
+            // Our programs change with every build: not for the cache.
+            let mut archive = Archive::default();
+            self.fill(&mut archive, lab, modules).context("make the guest's file system")?;
+            return lab.write(&name, &archive.bytes());
+        }
+        let place = lab.root().cache().join(name);
         if !place.exists() {
             let mut archive = Archive::default();
             self.fill(&mut archive, lab, modules).context("make the guest's file system")?;
@@ -73,6 +89,14 @@ impl Initrd {
             let mut list = lab.program("ldd")?;
             let path = self.add_program(archive, lab, name)?;
             let printed = list.arg(&path).output()?.stdout;
+            libraries.extend(paths_in(&String::from_utf8_lossy(&printed)));
+        }
+        for path in &self.own {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let content = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+            archive.program(&format!("bin/{name}"), content);
+            // Prints nothing of use, and fails, for a program that is linked statically.
+            let printed = Command::new("ldd").arg(path).output()?.stdout;
             libraries.extend(paths_in(&String::from_utf8_lossy(&printed)));
         }
         for library in libraries {

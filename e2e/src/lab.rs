@@ -47,11 +47,17 @@ impl Lab {
         self.root.program(name, self.folder.path())
     }
 
-    /// The program under test: `$VIADUCT`, else beside this program.
-    pub fn viaduct(&self) -> Result<Command> {
+    /// Where the program under test is: `$VIADUCT`, else beside this program.
+    pub fn viaduct_path(&self) -> Result<PathBuf> {
         let beside = std::env::current_exe()?.with_file_name("viaduct");
         let program = std::env::var_os("VIADUCT").map_or(beside, PathBuf::from);
         ensure!(program.exists(), "no {}: cargo build --release -p viaduct", program.display());
+        Ok(program)
+    }
+
+    /// The program under test.
+    pub fn viaduct(&self) -> Result<Command> {
+        let program = self.viaduct_path()?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program).current_dir("/");
         Ok(command)

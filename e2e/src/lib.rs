@@ -10,6 +10,7 @@
 //! like all others.
 #![forbid(unsafe_code)]
 
+pub mod bare_host;
 pub mod cpio;
 pub mod daemon;
 pub mod driver;

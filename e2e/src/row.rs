@@ -76,6 +76,7 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
+    cases.extend(crate::bare_host::cases());
     cases
 }
 
