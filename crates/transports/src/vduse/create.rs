@@ -19,13 +19,17 @@ const MAX_CONFIG: usize = 4096;
 /// How long a device that was taken off the bus may take to be let go of by the kernel.
 const LET_GO_LIMIT: Duration = Duration::from_secs(2);
 
-/// Bits that only mean something between a driver and another bus, or between us and a daemon.
+/// Bits that only mean something between a driver and another bus, or between us and a daemon, and
+/// packed rings: when the bounce pool is used up, the kernel's driver of a split ring waits, and
+/// that of a packed ring fails the request (`virtqueue_add_packed` says EIO where the other says
+/// ENOMEM), which is an I/O error to applications.
 const NOT_OURS: Features = Features(
     Features::SR_IOV.0
         | Features::NOTIFICATION_DATA.0
         | Features::NOTIF_CONFIG_DATA.0
         | Features::RING_RESET.0
         | Features::ADMIN_VQ.0
+        | Features::RING_PACKED.0
         | Features::PROTOCOL_FEATURES.0
         | Features::LOG_ALL.0,
 );
@@ -257,6 +261,7 @@ mod tests {
         let everything = Features(u64::MAX);
         let disk = offered(DeviceType::BLOCK, everything);
         assert!((disk & (BLOCK_CONFIG_WCE | Features::PROTOCOL_FEATURES)).is_empty());
+        assert!((disk & Features::RING_PACKED).is_empty(), "a full pool would be an I/O error");
         assert!(disk.has(Features::bit(12)), "a disk keeps its queues");
         let card = offered(DeviceType::NET, everything);
         let names = card.names(Some(DeviceType::NET));
