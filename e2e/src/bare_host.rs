@@ -31,8 +31,43 @@ pub fn cases() -> Vec<Case> {
         }
         let name = format!("bare host {kernel}, a type that vduse refuses");
         cases.push(Case::new(name, LIMIT, move |lab| refused(lab, kernel, admitted)));
+        for (what, script, programs) in SCRIPTS {
+            let name = format!("bare host {kernel}, {what}");
+            cases.push(Case::new(name, LIMIT, move |lab| serving(lab, kernel, script, programs)));
+        }
     }
+    let fs = include_str!("../../guest/vduse-fs.sh");
+    let name = "bare host 7.2, fs on virtiofsd by vduse, copy";
+    cases.push(Case::new(name, LIMIT, move |lab| serving(lab, "7.2", fs, &["virtiofsd"])));
     cases
+}
+
+/// Sentences, scripts, and the programs of the root they need.
+const SCRIPTS: &[(&str, &str, &[&str])] = &[
+    (
+        "a device comes and goes beside a busy one, and eight at once",
+        include_str!("../../guest/vduse-rounds.sh"),
+        &[],
+    ),
+    (
+        "viaduct killed, its device replaced on request",
+        include_str!("../../guest/vduse-killed.sh"),
+        &[],
+    ),
+    ("a small bounce pool and a deep queue", include_str!("../../guest/vduse-bounce.sh"), &["fio"]),
+    ("a network card that echoes", include_str!("../../guest/vduse-net.sh"), &["ping"]),
+];
+
+/// Rounds of a device that comes and goes; each takes half a second here.
+const ROUNDS: u32 = 20;
+
+fn serving(lab: &Lab, kernel: &str, script: &str, programs: &[&str]) -> Result<()> {
+    let plan = programs.iter().fold(Guest::plan(lab, kernel), |plan, name| plan.program(name));
+    let mut guest = on_bare_host(plan).own_program(&lab.viaduct_path()?)?.boot()?;
+    let functions = include_str!("../../guest/vduse-serve.sh");
+    let script = format!(": on a bare host\nrounds={ROUNDS}\n{functions}{script}");
+    guest.shell.run_within(LIMIT, &script)?;
+    Ok(())
 }
 
 fn disk(kernel: &'static str, device: Device, mode: &'static str) -> Case {

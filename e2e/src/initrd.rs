@@ -108,7 +108,7 @@ impl Initrd {
 
     /// Puts the program in `/bin`; where it is in the root.
     fn add_program(&self, archive: &mut Archive, lab: &Lab, name: &str) -> Result<String> {
-        let folders = ["/usr/bin", "/usr/sbin", "/usr/local/bin"];
+        let folders = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/libexec"];
         let mut paths = folders.iter().map(|folder| format!("{folder}/{name}"));
         let path = paths.find(|path| lab.root().file(path).exists());
         let path = path.with_context(|| format!("no program {name}"))?;
