@@ -61,12 +61,13 @@ impl Monitor {
 fn print_queue(index: usize, now: &Snapshot, last: &Snapshot, seconds: f64) {
     let rate = |now: u64, last: u64| (now - last) as f64 / seconds;
     println!(
-        "queue {index}: {:.0} requests/s, {:.1} MiB/s; {} chains, {} bytes out, {} in, {} copied, \
-         {} kicks ({} suppressed), {} interrupts ({} suppressed), {} waits for room, {} throttled, \
-         {} errors, {} restarts",
+        "queue {index}: {:.0} requests/s, {:.1} MiB/s; {} chains, {} completed, {} bytes out, \
+         {} in, {} copied, {} kicks ({} suppressed), {} interrupts ({} suppressed), {} waits for \
+         room, {} throttled, {} errors, {} restarts",
         rate(now.completions, last.completions),
         rate(now.bytes_out + now.bytes_in, last.bytes_out + last.bytes_in) / f64::from(1 << 20),
         now.chains,
+        now.completions,
         now.bytes_out,
         now.bytes_in,
         now.copied_bytes,
