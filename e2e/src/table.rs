@@ -47,7 +47,7 @@ pub const TABLE: &[Line] = &[
     line(Uml,              Virtiofsd,          BRIDGED,               &[Split]),
     line(VirtioUser,       Testpmd,            FROM_DIRECT,           BOTH),
     line(VirtioUser,       OwnEcho,            BRIDGED,               BOTH),
-    line(Blkio,            QemuStorageDaemon,  &[Direct, Translate, Copy], &[Split]),
+    line(Blkio,            QemuStorageDaemon,  FROM_DIRECT,           &[Split]),
     line(Blkio,            OwnDisk,            BRIDGED,               &[Split]),
     line(QemuImg,          QemuStorageDaemon,  FROM_DIRECT,           &[Split]),
     line(QemuImg,          OwnDisk,            BRIDGED,               &[Split]),

@@ -272,6 +272,7 @@ impl VirtioDevice for VhostUserDevice {
                 _ => None,
             })?;
             queues::send_enable(link, index, false)?;
+            queues::settle(&running.setup, QueuePosition(num));
             Ok(QueuePosition(num))
         })
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mem::{AddressSpace, DirtyLog, DriverAddress};
 use sys::EventFd;
@@ -265,4 +266,31 @@ pub(super) fn position_left_behind(setup: &QueueSetup) -> Result<QueuePosition, 
     let at = DriverAddress(setup.spec.addresses.device.0 + USED_INDEX);
     setup.memory.current().read(at, &mut index)?;
     Ok(QueuePosition::split(u16::from_le_bytes(index)))
+}
+
+/// How long a daemon may take to complete what it had taken from a queue that is stopped: longer
+/// than a request takes, short enough for a driver that waits.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Waits until the daemon has completed each chain it took before `position`, where it stopped.
+///
+/// qemu-storage-daemon answers GET_VRING_BASE at once, completes what is in flight later, and
+/// crashes if the memory it writes to is taken away meanwhile. There is no event to wait for: the
+/// ring's interrupt is the driver's. A packed ring does not tell what is in flight.
+pub(super) fn settle(setup: &QueueSetup, position: QueuePosition) {
+    if setup.spec.format == RingFormat::Packed {
+        return;
+    }
+    let deadline = Instant::now() + SETTLE;
+    while let Ok(done) = position_left_behind(setup) {
+        if done.index() == position.index() {
+            return;
+        }
+        if Instant::now() >= deadline {
+            let queue = setup.index;
+            tracing::debug!("the daemon stopped queue {queue} and left requests in flight");
+            return;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
 }
