@@ -38,7 +38,6 @@ pub const TABLE: &[Line] = &[
     line(VfioUser("6.12"), OwnEcho,            BRIDGED,               &[Split]),
     line(VfioUser("6.12"), OwnEntropy,         BRIDGED,               &[Split]),
     line(Unshared("6.12"), OwnEntropy,         &[Remote],             &[Split]),
-    line(Unshared("6.12"), OwnDisk,            &[Remote],             &[Split]),
 
     line(Uml,              QemuStorageDaemon,  &[Direct, Pass],       &[Split]),
     line(Uml,              OwnDisk,            &[Pass],               &[Split]),
