@@ -19,6 +19,9 @@ pub enum MoverError {
     /// A transfer from or to the driver's memory failed.
     #[error("a transfer from or to the driver's memory: {0}")]
     Link(#[from] mem::remote::RemoteError),
+    /// A file behind the driver's memory was cut short: what is read there now nobody wrote.
+    #[error("the file behind the driver's memory was cut short while it was used")]
+    Cut,
     /// The chain will never fit.
     #[error("a request of {bytes} bytes needs a larger pool than {pool} bytes")]
     TooLarge {

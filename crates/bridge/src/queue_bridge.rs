@@ -190,6 +190,7 @@ impl<M: Mover> QueueBridge<M> {
             bytes += u64::from(written);
         }
         if done > 0 {
+            self.check_whole()?;
             self.parts.ends.counters.bytes_in.add(bytes);
             self.publish_used(done);
         }
@@ -258,6 +259,7 @@ impl<M: Mover> QueueBridge<M> {
             done += 1;
         }
         if done > 0 {
+            self.check_whole()?;
             self.parts.ends.counters.chains.add(done.into());
             self.parts.ends.counters.bytes_out.add(bytes);
             self.parts.device.publish_available();
@@ -338,6 +340,13 @@ impl<M: Mover> QueueBridge<M> {
         Ok(Some(self.chain.readable_len()))
     }
 
+    /// Makes sure that what was read from the driver's memory is what was there: neither side sees
+    /// a batch of which it may not be.
+    #[inline]
+    fn check_whole(&mut self) -> Result<(), Fault> {
+        if self.parts.memory.is_cut() { Err(MoverError::Cut.into()) } else { Ok(()) }
+    }
+
     /// Waits for a translation, which comes with a change of the driver's memory.
     #[cold]
     fn miss(&mut self, at: DriverAddress) {
@@ -359,6 +368,8 @@ impl<M: Mover> Task for QueueBridge<M> {
         }
         let changed = self.parts.memory.enter();
         let result = self.work(changed, budget);
+        // A ring that has become zeros breaks all kinds of rules, none of which is the reason.
+        let result = self.check_whole().and(result);
         self.parts.memory.leave();
         let copied = self.parts.mover.take_copied();
         if copied > 0 {
@@ -388,6 +399,7 @@ impl<M: Mover> Task for QueueBridge<M> {
             more |= self.blocked == Blocked::No && self.parts.driver.arm_kick();
         }
         self.unbound |= changed;
+        more |= self.parts.memory.is_cut();
         self.parts.memory.leave();
         if self.parts.device.in_flight() == 0 {
             self.recheck = None;

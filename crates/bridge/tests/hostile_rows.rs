@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 
 use bridge::Mode;
 use mem::DriverAddress;
-use rig::guest::{DATA, DATA_BYTES};
+use rig::guest::{DATA, DATA_BYTES, Guest};
 use rig::{Bench, Case, pattern};
-use virtio::Features;
+use virtio::{DeviceEvent, Features, VirtioDevice};
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -69,6 +69,54 @@ fn row_21_odd_addresses() {
     for mode in [Mode::Translate, Mode::Copy] {
         for odd in [1, 2, 3, 5, 7] {
             request(mode, DATA + odd, DATA + 4096 - odd);
+        }
+    }
+}
+
+/// Cuts one of the files that the driver's memory is while requests wait to be seen, and expects
+/// the queue to be broken for that reason, and the device to have seen nothing.
+fn cut(case: &Case, which: usize) {
+    let (guest, files) = Guest::on_files();
+    let mut bench = Bench::with_guest(case, guest);
+    bench.driver.forget_slots_from(DATA + DATA_BYTES / 2);
+    bench.driver.run(200, |_| ());
+    let seen = bench.device.shared.requests.load(Ordering::SeqCst);
+    let mode = bench.shadow.mode();
+    for _ in 0..4 {
+        assert!(bench.driver.offer());
+    }
+    bench.driver.queue.publish_available();
+    files[which].set_len(0).unwrap();
+    bench.driver.kick.signal();
+    let events = bench.events();
+    let [DeviceEvent::QueueBroken { index: 0, reason }] = &events[..] else { panic!("{events:?}") };
+    assert!(reason.contains("was cut short"), "{mode}: {reason}");
+    assert_eq!(bench.device.shared.requests.load(Ordering::SeqCst), seen, "{mode}: file {which}");
+    // The same memory is no better after a reset.
+    bench.shadow.reset().unwrap();
+    bench.shadow.set_memory(&bench.guest.space).unwrap();
+    bench.shadow.accept_features(bench.features).unwrap();
+    bench.driver.kick.signal();
+    bench.start();
+    let events = bench.events();
+    assert!(
+        matches!(&events[..], [DeviceEvent::QueueBroken { reason, .. }]
+        if reason.contains("was cut short")),
+        "{events:?}"
+    );
+    // And other memory is as good as ever.
+    bench.guest = Guest::new(false);
+    bench.begin_again(case);
+    bench.driver.run(200, |_| ());
+}
+
+#[test]
+fn row_92_memory_cut_while_it_is_used() {
+    for packed in [Features::NONE, Features::RING_PACKED] {
+        for (mode, which) in [(Mode::Translate, 0), (Mode::Copy, 0), (Mode::Copy, 1)] {
+            let mut case = Case::new(mode);
+            case.driver = packed;
+            cut(&case, which);
         }
     }
 }

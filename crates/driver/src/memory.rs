@@ -1,3 +1,4 @@
+use std::fs::File;
 use std::sync::Arc;
 
 use mem::{Access, AddressSpace, DriverAddress, Mapping, MemoryMap, Region, Span};
@@ -35,6 +36,16 @@ impl GuestMemory {
     /// The system is out of memory.
     pub fn new(len: usize) -> Result<Self, DriverError> {
         Ok(Self { mapping: Mapping::new_memfd("guest-memory", len)?, base: BASE, free: 0 })
+    }
+
+    /// All of `file`, which others may have too.
+    ///
+    /// # Errors
+    /// The file is empty or can't be mapped.
+    pub fn of_file(file: File) -> Result<Self, DriverError> {
+        let len = file.metadata().map_err(DriverError::system("looking at a memory file"))?.len();
+        let len = usize::try_from(len).map_err(|_| DriverError::OutOfMemory)?;
+        Ok(Self { mapping: Mapping::of_file(file.into(), 0, len)?, base: BASE, free: 0 })
     }
 
     /// Sets aside `len` bytes at a multiple of `align` (a power of two). Never given back: a driver

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::{DirtyLog, DriverAddress, MemoryError, MemoryMap, Region, Resolver};
+use crate::{DirtyLog, DriverAddress, MemoryError, MemoryMap, Region, Resolver, guard};
 
 type MissHandler = Box<dyn Fn(DriverAddress) + Send + Sync>;
 
@@ -140,7 +140,7 @@ impl AddressSpace {
         state.readers.push(Arc::clone(&slot));
         let resolver = Resolver::new(Arc::clone(&state.map));
         drop(state);
-        MapReader { space: Arc::clone(self), resolver, slot }
+        MapReader { space: Arc::clone(self), resolver, slot, hits: 0 }
     }
 
     /// Waits until no queue works on an older snapshot than the current one: after that nothing of
@@ -180,6 +180,8 @@ pub struct MapReader {
     space: Arc<AddressSpace>,
     resolver: Resolver,
     slot: Arc<AtomicU64>,
+    /// The faults there had been when the snapshot was last found whole.
+    hits: u64,
 }
 
 impl MapReader {
@@ -196,6 +198,8 @@ impl MapReader {
                 return changed;
             }
             changed |= self.resolver.refresh(&self.space);
+            // The new regions may have been cut before.
+            self.hits = 0;
         }
     }
 
@@ -204,6 +208,24 @@ impl MapReader {
     #[inline]
     pub fn leave(&mut self) {
         self.slot.store(PARKED, Ordering::Release);
+    }
+
+    /// Whether a file behind the snapshot was cut short and somebody has met that: what was read
+    /// since may be zeros that nobody wrote. Costs one load as long as no file is cut.
+    #[inline]
+    #[must_use]
+    pub fn is_cut(&mut self) -> bool {
+        let hits = guard::hits();
+        hits != self.hits && self.look_for_cuts(hits)
+    }
+
+    #[cold]
+    fn look_for_cuts(&mut self, hits: u64) -> bool {
+        let is_cut = self.resolver.map().is_poisoned();
+        if !is_cut {
+            self.hits = hits;
+        }
+        is_cut
     }
 
     /// The snapshot, for resolving addresses.

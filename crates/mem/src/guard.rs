@@ -10,7 +10,7 @@
 
 use std::ptr;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// How many mappings of files can exist at once. 32 bytes each; a bridge needs about 10.
 pub const MAX_GUARDED: usize = 16384;
@@ -26,10 +26,24 @@ static SLOTS: [Slot; MAX_GUARDED] = [const {
     Slot { start: AtomicUsize::new(0), len: AtomicUsize::new(0), poisoned: AtomicBool::new(false) }
 }; MAX_GUARDED];
 static USED: AtomicUsize = AtomicUsize::new(0);
+/// Faults that were survived. Counted before the zero pages are there, so that whoever has read
+/// zeros finds the fault counted.
+static HITS: AtomicU64 = AtomicU64::new(0);
 static INSTALL: Once = Once::new();
 
 const FREE: usize = 0;
 const BUSY: usize = 1;
+
+/// How many faults this process has survived: as long as the number stays the same, no mapping was
+/// found cut short.
+#[inline]
+pub(crate) fn hits() -> u64 {
+    // Acquire: what was read from a mapping before stays before, on this thread (the handler ran
+    // in the middle of that read) and, if another thread took the fault, because the zero pages
+    // came after its count.
+    fence(Ordering::Acquire);
+    HITS.load(Ordering::Relaxed)
+}
 
 /// A mapping's place in the handler's table.
 #[derive(Debug)]
@@ -87,6 +101,8 @@ extern "C" fn on_sigbus(_signal: i32, info: *mut libc::siginfo_t, _context: *mut
         let start = slot.start.load(Ordering::Acquire);
         let len = slot.len.load(Ordering::Relaxed);
         if start > BUSY && fault >= start && fault - start < len {
+            slot.poisoned.store(true, Ordering::Release);
+            HITS.fetch_add(1, Ordering::Release);
             // SAFETY: the range is one of our own mappings, alive because its owner just touched
             // it; replacing it by anonymous zero pages keeps every pointer into it valid.
             let covered = unsafe {
@@ -100,7 +116,6 @@ extern "C" fn on_sigbus(_signal: i32, info: *mut libc::siginfo_t, _context: *mut
                 )
             };
             if covered != libc::MAP_FAILED {
-                slot.poisoned.store(true, Ordering::Release);
                 return;
             }
         }

@@ -88,6 +88,29 @@ fn a_file_that_shrinks_poisons_the_mapping_and_not_the_process() {
 }
 
 #[test]
+fn a_queue_learns_that_memory_was_cut_and_goes_on_with_other_memory() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(4096).unwrap();
+    let cut = Mapping::of_file(OwnedFd::from(file.try_clone().unwrap()), 0, 4096).unwrap();
+    let whole = Mapping::new_memfd("m", 4096).unwrap();
+    let spaces = [&cut, &whole].map(|mapping| {
+        let map = MemoryMap::new(vec![region(0, mapping, 0, 4096)]).unwrap();
+        Arc::new(AddressSpace::new(map))
+    });
+    let mut readers = spaces.each_ref().map(AddressSpace::reader);
+    file.set_len(0).unwrap();
+    assert!(!readers[0].is_cut(), "nobody has met it");
+    spaces[0].current().read(DriverAddress(POISON), &mut [0]).unwrap();
+    assert!(readers[0].is_cut() && readers[0].is_cut(), "and it stays so");
+    assert!(!readers[1].is_cut(), "memory of others is whole");
+    assert!(spaces[0].reader().is_cut(), "a queue that starts later is told at once");
+    spaces[0].replace(MemoryMap::clone(&spaces[1].current()));
+    assert!(readers[0].enter() && !readers[0].is_cut());
+    spaces[1].replace(MemoryMap::new(vec![region(0, &cut, 0, 4096)]).unwrap());
+    assert!(readers[1].enter() && readers[1].is_cut(), "cut before it came here");
+}
+
+#[test]
 fn device_memory_needs_no_size_and_poisons_where_no_page_is() {
     let file = tempfile::tempfile().unwrap();
     let fd = || OwnedFd::from(file.try_clone().unwrap());

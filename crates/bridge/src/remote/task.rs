@@ -6,8 +6,8 @@ use worker::{Progress, Task};
 
 use super::chains::Fetching;
 use super::queue::{Blocked, RemoteQueue, link};
-use crate::Request;
 use crate::control::Carrier;
+use crate::{MoverError, Request};
 
 /// When to try again if the link is busy with others and no answer of ours will wake us, or to look
 /// again at a driver that never notifies us.
@@ -32,6 +32,9 @@ impl Task for RemoteQueue {
         }
         self.memory.enter();
         let result = self.work(budget);
+        // Part of the driver's memory may be mapped.
+        let is_cut = self.memory.is_cut();
+        let result = if is_cut { Err(MoverError::Cut.into()) } else { result };
         self.memory.leave();
         match result {
             Ok(0) => Progress::Idle,

@@ -1,3 +1,4 @@
+use std::fs::File;
 use std::sync::Arc;
 
 use mem::remote::RemoteMemory;
@@ -28,6 +29,26 @@ impl Guest {
         let rings = Mapping::new_memfd("rings", RINGS_BYTES as usize).unwrap();
         let low = Mapping::new_memfd("low", DATA_BYTES as usize / 2).unwrap();
         let high = Mapping::new_memfd("high", DATA_BYTES as usize / 2).unwrap();
+        Self::of([rings, low, high], remote)
+    }
+
+    /// Memory in files that can be cut: for the rings, for the lower and the upper half of the
+    /// data.
+    pub fn on_files() -> (Self, [File; 3]) {
+        let lengths = [RINGS_BYTES, DATA_BYTES / 2, DATA_BYTES / 2];
+        let files = lengths.map(|len| {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(len).unwrap();
+            file
+        });
+        let mappings = files.each_ref().map(|file| {
+            let len = file.metadata().unwrap().len() as usize;
+            Mapping::of_file(file.try_clone().unwrap().into(), 0, len).unwrap()
+        });
+        (Self::of(mappings, false), files)
+    }
+
+    fn of([rings, low, high]: [Arc<Mapping>; 3], remote: bool) -> Self {
         let region = |start, mapping: &Arc<Mapping>| {
             let len = mapping.len() as u64;
             let start = DriverAddress(start);

@@ -263,9 +263,10 @@ impl QueueAccess {
         self.queue.as_ref().map_or(self.spec.start_at, DeviceQueue::position)
     }
 
-    /// Whether the driver's memory was cut under us.
-    pub(crate) fn is_poisoned(&mut self) -> bool {
-        self.memory.resolver().map().is_poisoned()
+    /// Whether the driver's memory was cut under us, and somebody has met that.
+    #[inline]
+    pub(crate) fn is_cut(&mut self) -> bool {
+        self.memory.is_cut()
     }
 }
 

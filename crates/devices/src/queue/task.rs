@@ -24,6 +24,12 @@ pub(crate) enum Fault {
     Request(&'static str),
 }
 
+impl Fault {
+    /// What is read from the driver's memory now nobody wrote.
+    pub(crate) const CUT: Self =
+        Self::Request("the file behind the driver's memory was cut short while it was used");
+}
+
 /// What a device does with the chains of one queue.
 pub(crate) trait Serve: Send + 'static {
     /// Does up to `budget` requests' worth of work without waiting; returns whether it did
@@ -107,7 +113,12 @@ impl<S: Serve> QueueTask<S> {
         if !self.access.enter()? {
             return Ok(false);
         }
-        let worked = self.serve.poll(&mut self.access, budget)?;
+        let result = self.serve.poll(&mut self.access, budget);
+        if self.access.is_cut() {
+            // Also the reason of whatever else is wrong with a ring that has become zeros.
+            return Err(Fault::CUT);
+        }
+        let worked = result?;
         self.access.publish(&self.call);
         Ok(worked)
     }
@@ -142,8 +153,8 @@ impl<S: Serve> Task for QueueTask<S> {
     }
 
     fn arm(&mut self) -> bool {
-        if self.access.is_poisoned() {
-            self.fail(&Fault::Request("the file behind the driver's memory was cut"));
+        if self.access.is_cut() {
+            self.fail(&Fault::CUT);
             // Once more, so that the worker hears of it.
             return true;
         }

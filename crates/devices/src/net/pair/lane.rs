@@ -124,7 +124,13 @@ impl Lane {
         }
         let (mut done, mut step) = (0, Step::Moved);
         while done < budget && step == Step::Moved {
-            step = Self::step(from, to, &mut self.fast, slow, budget - done, &mut done)?;
+            let stepped = Self::step(from, to, &mut self.fast, slow, budget - done, &mut done);
+            for (is_from, half) in [(true, &mut *from), (false, &mut *to)] {
+                if half.access.is_cut() {
+                    return Err((is_from, Fault::CUT));
+                }
+            }
+            step = stepped?;
         }
         if done > 0 {
             to.access.publish(&to.call);
@@ -225,8 +231,8 @@ impl Task for Lane {
     fn arm(&mut self) -> bool {
         for is_from in [true, false] {
             let half = if is_from { &mut self.from } else { &mut self.to };
-            if half.as_mut().is_some_and(|half| half.access.is_poisoned()) {
-                self.fail(is_from, &Fault::Request("the file behind the driver's memory was cut"));
+            if half.as_mut().is_some_and(|half| half.access.is_cut()) {
+                self.fail(is_from, &Fault::CUT);
                 return true;
             }
         }

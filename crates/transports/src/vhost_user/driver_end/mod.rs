@@ -169,7 +169,7 @@ impl Server {
         let Some(session) = &mut self.session else { return };
         let served = session.serve(&mut *self.device);
         let reason = match served {
-            Ok(()) if session.memory.is_poisoned() => "its memory file was cut".to_owned(),
+            Ok(()) if session.is_cut() => "a file of its shared memory was cut short".to_owned(),
             Ok(()) => return,
             Err(error) => error.to_string(),
         };

@@ -109,6 +109,13 @@ impl Session {
         self.protocol & features == features
     }
 
+    /// Whether memory that the driver's side shares was cut under us.
+    pub(super) fn is_cut(&self) -> bool {
+        let record = self.in_flight.as_ref().is_some_and(|area| area.mapping.is_poisoned());
+        let log = self.log.as_ref().is_some_and(|log| log.mapping().is_poisoned());
+        record || log || self.memory.is_poisoned()
+    }
+
     /// By when the rest of a begun message must be here.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.channel.partial_since().map(|since| since + PARTIAL_LIMIT)
