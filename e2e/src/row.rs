@@ -94,6 +94,7 @@ fn case(story: Story, driver: Driver, device: Peer, way: Way, ring: Ring) -> Cas
     Case::new(name, LIMIT, move |lab| match story {
         Story::Work => work(lab, driver, device, way, ring),
         Story::DeviceRestarts => story::device_restarts(lab, driver, device, way, ring),
+        Story::BridgeRestarts => story::bridge_restarts(lab, driver, device, way, ring),
         Story::DriverReturns => story::driver_returns(lab, driver, device, way, ring),
         Story::FirmwareBoots => firmware::boots(lab, driver, device, way, ring),
     })
@@ -135,6 +136,13 @@ impl Bridged {
         // do not wait for a connection that comes late, and fail.
         let reconnects = self.viaduct.is_none() && matches!(kind, Kind::Block | Kind::Net);
         Attach { kind, socket: &self.socket, ring, reconnects }
+    }
+
+    /// Kills viaduct as a crash would; its socket stays.
+    pub fn kill(&mut self) {
+        if let Some(viaduct) = self.viaduct.take() {
+            viaduct.kill();
+        }
     }
 
     /// Whether viaduct runs or ended well.

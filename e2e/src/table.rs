@@ -6,7 +6,7 @@ use crate::peer::Peer::*;
 use crate::row::Ring::{self, Packed, Split};
 use crate::row::Way::{self, Copy, Direct, Pass, Remote, Translate};
 use crate::row::{Line, line};
-use crate::story::Story::{DeviceRestarts, DriverReturns, FirmwareBoots};
+use crate::story::Story::{BridgeRestarts, DeviceRestarts, DriverReturns, FirmwareBoots};
 
 /// All ways through viaduct where memory is shared.
 const BRIDGED: &[Way] = &[Pass, Translate, Copy];
@@ -58,6 +58,10 @@ pub const TABLE: &[Line] = &[
     line(Guest("6.12"),    Testpmd,            RESTARTABLE,          &[Split]).when(DeviceRestarts),
     line(VfioUser("6.12"), QemuStorageDaemon,  &[Translate, Copy],   &[Split]).when(DeviceRestarts),
     line(VfioUser("6.12"), Testpmd,            &[Translate, Copy],   &[Split]).when(DeviceRestarts),
+    line(Guest("6.12"),    QemuStorageDaemon,  &[Translate, Copy],   &[Split]).when(BridgeRestarts),
+    line(Guest("6.12"),    OwnDisk,            BRIDGED,              BOTH).when(BridgeRestarts),
+    line(Guest("6.12"),    OwnEcho,            BRIDGED,              &[Split]).when(BridgeRestarts),
+    line(Guest("6.12"),    Testpmd,            &[Translate, Copy],   &[Split]).when(BridgeRestarts),
     line(Guest("6.12"),    QemuStorageDaemon,  &[Direct, Copy],      &[Split]).when(FirmwareBoots),
     line(Guest("6.12"),    Passt,              &[Direct, Copy],      &[Split]).when(FirmwareBoots),
     line(VfioUser("6.12"), OwnDisk,            &[Copy],              &[Split]).when(FirmwareBoots),

@@ -1,5 +1,6 @@
+use virtio::DeviceError;
 use virtqueue::{IndirectArea, QueueError, QueuePosition, QueueSpec};
-use worker::{Task, TaskHandle};
+use worker::{Task, TaskHandle, Workers};
 
 use crate::{Mover, QueueBridge};
 
@@ -64,4 +65,10 @@ impl<T: Carrier> Control for TaskHandle<T> {
     fn finish(self: Box<Self>) -> Option<QueuePosition> {
         (*self).stop().map(Carrier::finish)
     }
+}
+
+/// Gives a queue to one of the process's workers.
+pub(crate) fn spawn<T: Carrier>(task: T) -> Result<Box<dyn Control>, DeviceError> {
+    let workers = Workers::shared().map_err(DeviceError::system("starting a worker thread"))?;
+    Ok(Box::new(workers.spawn(task)))
 }

@@ -9,10 +9,9 @@ use virtio::{
     Reach, Recovery, Status, VirtioDevice,
 };
 use virtqueue::{DeviceQueue, DriverQueue, IndirectArea, QueuePosition, QueueSpec, RingFormat};
-use worker::Workers;
 
 use crate::arena::Arena;
-use crate::control::{Carrier, Control};
+use crate::control::{Control, spawn};
 use crate::mode::{Choice, Situation, choose};
 use crate::remote::{RemoteParts, RemoteQueue};
 use crate::spaces::Spaces;
@@ -256,9 +255,15 @@ impl Shadow {
         tables: Option<IndirectArea>,
         mover: M,
     ) -> Result<Box<dyn Control>, DeviceError> {
+        let mut queue = DeviceQueue::new(&spaces.confirmed.current(), &driver.spec)?;
+        if let Some(area) = &driver.in_flight
+            && let Some(log) = area.log(driver.index, &driver.spec)?
+        {
+            queue.attach_log(log)?;
+        }
         let task = QueueBridge::new(BridgeParts {
             ends: self.ends(driver, device)?,
-            driver: DeviceQueue::new(&spaces.confirmed.current(), &driver.spec)?,
+            driver: queue,
             memory: spaces.confirmed.reader(),
             device: DriverQueue::new(spaces.arena.map(), &device.spec, tables)?,
             device_memory: Arc::clone(spaces.arena.map()),
@@ -338,7 +343,10 @@ impl VirtioDevice for Shadow {
     }
 
     fn records_in_flight(&self) -> bool {
-        self.passes() && self.inner.records_in_flight()
+        match self.choice.mode {
+            Mode::Pass => self.inner.records_in_flight(),
+            mode => mode != Mode::Remote,
+        }
     }
 
     fn read_config(&mut self, offset: u32, into: &mut [u8]) {
@@ -484,11 +492,6 @@ impl VirtioDevice for Shadow {
         events.extend(self.events.drain());
         events
     }
-}
-
-fn spawn<T: Carrier>(task: T) -> Result<Box<dyn Control>, DeviceError> {
-    let workers = Workers::shared().map_err(DeviceError::system("starting a worker thread"))?;
-    Ok(Box::new(workers.spawn(task)))
 }
 
 fn system(source: io::Error) -> DeviceError {

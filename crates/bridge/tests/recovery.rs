@@ -11,7 +11,7 @@ use bridge::Mode;
 use mem::{Access, DriverAddress, Mapping, MemoryMap, Region};
 use rig::guest::{DATA, DATA_BYTES, Guest};
 use rig::{Bench, Case};
-use virtio::{DeviceError, DeviceEvent, Features, VirtioDevice};
+use virtio::{DeviceError, DeviceEvent, Features, InFlightArea, VirtioDevice};
 
 const MODES: [Mode; 2] = [Mode::Translate, Mode::Copy];
 
@@ -56,6 +56,70 @@ fn a_device_killed_under_load_comes_back_and_nothing_is_lost() {
         let restarts = shadow.counters()[0].snapshot().restarts;
         assert!(restarts >= 5, "{restarts}");
         assert_eq!(device.shared.starts.load(Ordering::SeqCst), restarts + 1);
+    }
+}
+
+#[test]
+fn a_bridge_killed_under_load_is_replaced_and_nothing_is_lost() {
+    for mut case in cases() {
+        for in_order in [Features::NONE, Features::IN_ORDER] {
+            case.driver = case.driver | in_order;
+            case.device = case.device | in_order;
+            let mut bench = Bench::new(&case);
+            assert!(bench.shadow.records_in_flight());
+            bench.shadow.stop_queue(0).unwrap();
+            let mapping = Mapping::new_memfd("in-flight", 1 << 16).unwrap();
+            let area = InFlightArea { mapping, queues: 1, queue_size: case.size };
+            bench.in_flight = Some(Arc::new(area));
+            bench.start();
+            let mut replayed = 0;
+            for _ in 0..40 {
+                let some = bench.driver.dice.below(60);
+                bench.driver.run(some, |_| ());
+                for _ in 0..bench.driver.dice.below(30) {
+                    bench.driver.offer();
+                }
+                bench.driver.publish();
+                for _ in 0..bench.driver.dice.below(400) {
+                    std::hint::spin_loop();
+                }
+                bench.replace_process(&case);
+                let served = bench.device.shared.requests.load(Ordering::SeqCst);
+                let open = u64::from(bench.driver.queue.in_flight());
+                bench.driver.run(open, |_| ());
+                replayed += bench.device.shared.requests.load(Ordering::SeqCst) - served;
+            }
+            assert!(replayed > 40, "{replayed}");
+        }
+    }
+}
+
+#[test]
+fn a_queue_without_a_record_goes_on_as_ever() {
+    for case in cases() {
+        let mut bench = Bench::new(&case);
+        let mapping = Mapping::new_memfd("in-flight", 1 << 16).unwrap();
+        // A record that ends before this queue.
+        let area = InFlightArea { mapping, queues: 0, queue_size: case.size };
+        bench.driver.spec.start_at = bench.shadow.stop_queue(0).unwrap();
+        bench.in_flight = Some(Arc::new(area));
+        bench.start();
+        bench.driver.run(100, |_| ());
+    }
+}
+
+#[test]
+fn a_record_that_is_nonsense_is_refused() {
+    for case in cases() {
+        let mut bench = Bench::new(&case);
+        bench.driver.spec.start_at = bench.shadow.stop_queue(0).unwrap();
+        let mapping = Mapping::new_memfd("in-flight", 1 << 16).unwrap();
+        mapping.table::<std::sync::atomic::AtomicU8>(8, 1).unwrap()[0].store(9, Ordering::SeqCst);
+        let area = InFlightArea { mapping, queues: 1, queue_size: case.size };
+        bench.in_flight = Some(Arc::new(area));
+        assert!(bench.shadow.start_queue(bench.setup()).is_err());
+        let starts = bench.device.shared.starts.load(Ordering::SeqCst);
+        assert_eq!(starts, 1, "the device never hears of such a queue");
     }
 }
 

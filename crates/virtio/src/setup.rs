@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use mem::{AddressSpace, Mapping};
 use sys::EventFd;
-use virtqueue::QueueSpec;
+use virtqueue::{InFlightLog, QueueError, QueueSpec};
 
 use crate::{Features, Notifier};
 
@@ -36,4 +36,18 @@ pub struct InFlightArea {
     pub queues: u16,
     /// Entries of each queue's record.
     pub queue_size: u16,
+}
+
+impl InFlightArea {
+    /// The record of queue `index`, if the area reaches so far.
+    ///
+    /// # Errors
+    /// The area is shorter than it says.
+    pub fn log(&self, index: u16, spec: &QueueSpec) -> Result<Option<InFlightLog>, QueueError> {
+        if index >= self.queues {
+            return Ok(None);
+        }
+        let offset = usize::from(index) * InFlightLog::bytes(spec.format, self.queue_size);
+        InFlightLog::new(&self.mapping, offset, spec.format, spec.size).map(Some)
+    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bridge::{BridgeOptions, Mode, Shadow};
 use sys::{Epoll, EventFd, Interest};
-use virtio::{DeviceEvent, Features, Notifier, QueueSetup, VirtioDevice};
+use virtio::{DeviceEvent, Features, InFlightArea, Notifier, QueueSetup, VirtioDevice};
 use virtqueue::RingFormat;
 
 use device::{EchoDevice, EchoHandle};
@@ -68,6 +68,8 @@ pub struct Bench {
     pub device: EchoHandle,
     pub driver: TestDriver,
     pub features: Features,
+    /// The record of requests in flight that the driver's side keeps, if it does.
+    pub in_flight: Option<Arc<InFlightArea>>,
 }
 
 impl Bench {
@@ -83,7 +85,7 @@ impl Bench {
         let features = case.driver | Features::VERSION_1;
         shadow.accept_features(features).unwrap();
         let driver = TestDriver::new(&guest, case, features);
-        let mut bench = Self { guest, shadow, device: handle, driver, features };
+        let mut bench = Self { guest, shadow, device: handle, driver, features, in_flight: None };
         bench.start();
         bench
     }
@@ -114,6 +116,19 @@ impl Bench {
         assert!(!ready.is_empty(), "no notification for the device");
     }
 
+    /// As `kill -9` of the process that has bridge and device: nothing is given back, taken back or
+    /// said. Another process takes its place for the same driver.
+    pub fn replace_process(&mut self, case: &Case) {
+        self.device.kill();
+        let (device, handle) = EchoDevice::new(case.device | Features::VERSION_1, case.size);
+        handle.shared.state.lock().unwrap().passive = case.passive;
+        self.shadow = Shadow::new(Box::new(device), "echo", case.options.clone()).unwrap();
+        self.device = handle;
+        self.shadow.set_memory(&self.guest.space).unwrap();
+        self.shadow.accept_features(self.features).unwrap();
+        self.start();
+    }
+
     /// Resets the device and shows it a fresh driver.
     pub fn begin_again(&mut self, case: &Case) {
         self.shadow.reset().unwrap();
@@ -131,7 +146,7 @@ impl Bench {
             memory: Arc::clone(&self.guest.space),
             kick: Some(Arc::clone(&self.driver.kick)),
             call: Notifier::new(Arc::clone(&self.driver.call)),
-            in_flight: None,
+            in_flight: self.in_flight.clone(),
         }
     }
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use mem::{DriverAddress, MapReader, MemoryError, MemoryMap, Resolver};
 use virtio::{InFlightArea, Notifier, QueueSetup};
 use virtqueue::{
-    Burst, Chain, ChainId, DeviceQueue, InFlightLog, QueueError, QueuePosition, QueueSpec, Segment,
+    Burst, Chain, ChainId, DeviceQueue, QueueError, QueuePosition, QueueSpec, Segment,
 };
 
 use super::cursor::{Cursor, Reader, Writer};
@@ -47,7 +47,6 @@ impl QueueAccess {
     pub(crate) fn new(setup: &QueueSetup) -> Result<Self, QueueError> {
         setup.spec.check()?;
         let capacity = usize::from(setup.spec.size);
-        let area = setup.in_flight.clone().filter(|area| setup.index < area.queues);
         let mut access = Self {
             queue: None,
             bound: false,
@@ -57,7 +56,7 @@ impl QueueAccess {
             memory: setup.memory.reader(),
             enabled: true,
             waiting: false,
-            record: area.map(|area| (area, setup.index)),
+            record: setup.in_flight.clone().map(|area| (area, setup.index)),
         };
         access.memory.enter();
         let result = access.bind();
@@ -299,9 +298,10 @@ fn start(
     record: Option<&(Arc<InFlightArea>, u16)>,
 ) -> Result<DeviceQueue, QueueError> {
     let mut queue = DeviceQueue::new(map, spec)?;
-    if let Some((area, index)) = record {
-        let offset = usize::from(*index) * InFlightLog::bytes(spec.format, area.queue_size);
-        queue.attach_log(InFlightLog::new(&area.mapping, offset, spec.format, spec.size)?)?;
+    if let Some((area, index)) = record
+        && let Some(log) = area.log(*index, spec)?
+    {
+        queue.attach_log(log)?;
     }
     Ok(queue)
 }
