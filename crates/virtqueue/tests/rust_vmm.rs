@@ -4,8 +4,10 @@
 
 mod rig;
 
+use std::collections::VecDeque;
 use std::fs::File;
 
+use proptest::prelude::*;
 use rig::{POISON, REGION_BYTES, Rig, area, plain, segment};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
@@ -137,4 +139,109 @@ fn their_driver_with_our_device() {
         first += length;
     }
     assert!(device.take(&mut resolver, &mut chain).unwrap().is_none());
+}
+
+/// What happens next.
+#[derive(Clone, Debug)]
+enum Move {
+    /// Our driver offers a chain: the lengths of its buffers, how many of them come first to be
+    /// read.
+    Offer(Vec<u32>, usize),
+    /// Their device takes so many.
+    Take(usize),
+    /// It gives back so many, the first or the last taken first.
+    GiveBack(usize, bool),
+    /// Our driver takes what is used.
+    Complete,
+}
+
+fn any_move() -> impl Strategy<Value = Move> {
+    let chain = prop::collection::vec(1..3000_u32, 1..7);
+    prop_oneof![
+        4 => (chain, 0..7_usize).prop_map(|(lengths, readable)| Move::Offer(lengths, readable)),
+        2 => (1..9_usize).prop_map(Move::Take),
+        2 => (1..9_usize, any::<bool>()).prop_map(|(count, last)| Move::GiveBack(count, last)),
+        2 => Just(Move::Complete),
+    ]
+}
+
+fn play(spec: QueueSpec, moves: &[Move]) {
+    let rig = Rig::new(spec);
+    let memory = other_view(&rig);
+    let mut driver = rig.driver(Some(area(4, 8)));
+    let mut device = their_device(&rig.spec);
+    let (mut offered, mut taken) = (VecDeque::new(), VecDeque::new());
+    let (mut given, mut next) = (VecDeque::new(), 0_u64);
+    let end = [Move::Take(usize::MAX), Move::GiveBack(usize::MAX, false), Move::Complete];
+    for step in moves.iter().cycle().take(moves.len() * 8).chain(&end) {
+        match step {
+            Move::Offer(lengths, readable) => {
+                let place = |(at, len): (usize, &u32)| segment((next + at as u64) * 8 % 4096, *len);
+                let all: Vec<Segment> = lengths.iter().enumerate().map(place).collect();
+                let (before, after) = all.split_at(*readable.min(&all.len()));
+                let armed = !device.enable_notification(&memory).unwrap();
+                let written: u32 = after.iter().map(|segment| segment.len).sum();
+                if driver.offer(before, after, next).is_ok() {
+                    driver.publish_available();
+                    assert!(driver.wants_kick() || !armed, "a lost kick");
+                    let writable = before.len();
+                    offered.push_back((next, all, writable, written));
+                    next += 1;
+                }
+            }
+            Move::Take(most) => {
+                for _ in 0..*most {
+                    let Some(chain) = device.pop_descriptor_chain(&memory) else { break };
+                    let (context, ours, writable, written) = offered.pop_front().unwrap();
+                    let head = chain.head_index();
+                    let found: Vec<_> =
+                        chain.map(|d| (d.addr().raw_value(), d.len(), d.is_write_only())).collect();
+                    let number = |(at, s): (usize, &Segment)| (s.addr.0, s.len, at >= writable);
+                    assert_eq!(found, ours.iter().enumerate().map(number).collect::<Vec<_>>());
+                    taken.push_back((context, head, written));
+                }
+            }
+            Move::GiveBack(most, last_first) => {
+                let asleep = given.is_empty() && !driver.arm_interrupt();
+                let count = taken.len().min(*most);
+                for _ in 0..count {
+                    let back = if *last_first { taken.pop_back() } else { taken.pop_front() };
+                    let (context, head, written): (u64, u16, u32) = back.unwrap();
+                    device.add_used(&memory, head, written).unwrap();
+                    given.push_back((context, written));
+                }
+                let interrupted = device.needs_notification(&memory).unwrap();
+                assert!(!asleep || count == 0 || interrupted, "a lost interrupt");
+            }
+            Move::Complete => {
+                while let Some(used) = driver.take_used().unwrap() {
+                    assert_eq!(Some(used), given.pop_front());
+                }
+                assert!(given.is_empty(), "given back and not seen");
+            }
+        }
+    }
+    assert_eq!((driver.in_flight(), offered.len(), taken.len()), (0, 0, 0));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 256,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_chains_go_through_their_device(
+        bits in 1..7_u32,
+        indirect in any::<bool>(),
+        event_idx in any::<bool>(),
+        start in prop_oneof![Just(0_u16), 65500..=65535_u16],
+        moves in prop::collection::vec(any_move(), 1..60),
+    ) {
+        let mut spec = plain(RingFormat::Split, 1 << bits);
+        (spec.indirect, spec.event_idx) = (indirect, event_idx);
+        spec.start_at = QueuePosition::split(start);
+        play(spec, &moves);
+    }
 }

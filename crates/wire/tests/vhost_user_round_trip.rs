@@ -121,7 +121,7 @@ fn reply<'a>(kind: u32, n: Numbers, data: &'a [u8]) -> (Reply<'a>, u32, usize) {
             let config = ShmemConfig { regions: n[0] as u32 % 257, sizes: [n[1]; 256] };
             (Reply::ShmemConfig(Box::new(config)), 44, 0)
         }
-        12 => (Reply::LogBase, 6, 0),
+        12 => (Reply::LogBase { size: n[0], offset: n[1] }, 6, 0),
         _ => (Reply::Value(n[0]), 99, 0),
     }
 }

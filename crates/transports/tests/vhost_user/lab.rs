@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use bridge::{BridgeOptions, Mode, Shadow};
 use mem::{AddressSpace, DriverAddress, Mapping, MemoryMap, Region};
 use sys::EventFd;
 use transports::{TRANSPORTS, Transport};
@@ -143,8 +144,6 @@ impl Served {
     }
 
     pub fn with(settings: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (sink, events) = EventSource::new().unwrap();
         let identity = Identity {
@@ -154,13 +153,29 @@ impl Served {
             config_len: CONFIG.len() as u32,
         };
         let device = Recorder { identity, seen: Arc::clone(&seen), events };
+        Self::made_of(Box::new(device), seen, sink, settings)
+    }
+
+    /// A driver end that serves another device; nothing is seen of it.
+    pub fn around(device: Box<dyn VirtioDevice>) -> Self {
+        Self::made_of(device, Arc::default(), EventSource::new().unwrap().0, &[])
+    }
+
+    fn made_of(
+        device: Box<dyn VirtioDevice>,
+        seen: Arc<Mutex<Seen>>,
+        sink: EventSink,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
         let mut all = settings.to_vec();
         let text = path.display().to_string();
         all.push(("path", &text));
         let end = transport().driver_end.unwrap()(parameters(&all)).unwrap();
         let stop = Stop::new().unwrap();
         let asked = stop.clone();
-        let thread = std::thread::spawn(move || end.serve(Box::new(device), asked));
+        let thread = std::thread::spawn(move || end.serve(device, asked));
         Self { path, seen, events: sink, stop, thread: Some(thread), _folder: folder }
     }
 
@@ -249,3 +264,22 @@ pub fn until(what: impl Fn() -> bool) {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
+
+/// A disk of so many bytes in memory, with a bridge before it unless it is to be reached directly.
+pub fn disk(bytes: u64, mode: Option<Mode>) -> Box<dyn VirtioDevice> {
+    let kind = devices::DEVICES.iter().find(|kind| kind.scheme == "blk").unwrap();
+    let settings = [("ram", bytes.to_string()), ("queues", "2".into())];
+    let settings = settings.each_ref().map(|(key, text)| (*key, &text[..]));
+    bridged((kind.open)(parameters(&settings)).unwrap(), mode)
+}
+
+/// The device, with a bridge before it.
+pub fn bridged(device: Box<dyn VirtioDevice>, mode: Option<Mode>) -> Box<dyn VirtioDevice> {
+    let Some(mode) = mode else { return device };
+    let options = BridgeOptions { mode, ..BridgeOptions::default() };
+    Box::new(Shadow::new(device, "disk", options).unwrap())
+}
+
+/// The ways from a driver's side to a device.
+pub const WAYS: [Option<Mode>; 4] =
+    [None, Some(Mode::Pass), Some(Mode::Translate), Some(Mode::Copy)];

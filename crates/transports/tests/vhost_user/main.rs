@@ -7,3 +7,7 @@ mod hostile_driver;
 mod iommu;
 mod joined;
 mod lab;
+mod libblkio;
+mod rust_vmm_daemon;
+mod rust_vmm_driver;
+mod rust_vmm_messages;

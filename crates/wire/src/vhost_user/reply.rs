@@ -39,8 +39,15 @@ pub enum Reply<'a> {
     },
     /// Answer to GET_SHMEM_CONFIG; boxed because it is ten times the size of all others.
     ShmemConfig(Box<ShmemConfig>),
-    /// Answer to SET_LOG_BASE; peers put different things in it, and none is of use.
-    LogBase,
+    /// Answer to SET_LOG_BASE. The specification does not say what is in it: rust-vmm's frontend
+    /// waits for what it sent and takes a size of 0 for a refusal, others send less, or nothing,
+    /// and QEMU does not look.
+    LogBase {
+        /// Size in bytes, as it was sent; 0 if it was refused or is not in the answer.
+        size: u64,
+        /// Offset in bytes, as it was sent.
+        offset: u64,
+    },
 }
 
 /// Bits 0-7 of the answer to SET_DEVICE_STATE_FD: the error code.
@@ -76,7 +83,10 @@ impl<'a> Reply<'a> {
             id::POSTCOPY_ADVISE | id::GET_SHARED_OBJECT => Self::Descriptor,
             id::SET_DEVICE_STATE_FD => Self::device_state_fd(f.u64()?, fds)?,
             id::GET_SHMEM_CONFIG => Self::ShmemConfig(Box::new(ShmemConfig::take(f)?)),
-            id::SET_LOG_BASE => Self::LogBase,
+            id::SET_LOG_BASE if payload.len() > ACK_LEN => {
+                Self::LogBase { size: f.u64()?, offset: f.u64()? }
+            }
+            id::SET_LOG_BASE => Self::LogBase { size: 0, offset: 0 },
             _ => Self::Value(f.u64()?),
         })
     }
@@ -117,7 +127,10 @@ impl<'a> Reply<'a> {
                 out.put_u64(u64::from(*error) | if *has_fd { 0 } else { STATE_NO_FD });
             }
             Self::ShmemConfig(config) => config.put(out),
-            Self::LogBase => out.put_u64(0),
+            Self::LogBase { size, offset } => {
+                out.put_u64(*size);
+                out.put_u64(*offset);
+            }
             Self::NoConfig | Self::Descriptor => {}
         }
     }

@@ -112,15 +112,22 @@ impl Session {
         device: &mut dyn VirtioDevice,
         base: &LogBase,
         fd: Option<OwnedFd>,
-    ) -> Outcome {
-        let Some(fd) = fd.filter(|_| self.has(protocol::LOG_SHMFD)) else {
-            return Outcome::Refused("a log that is not shared memory".into());
+    ) -> Result<Outcome, ChannelError> {
+        let shared = fd.filter(|_| self.has(protocol::LOG_SHMFD));
+        let (Some(fd), LogBase::Shared { size, offset }) = (shared, *base) else {
+            return Ok(Outcome::Refused("a log that is not shared memory".into()));
         };
         match Memory::log_from(base, fd) {
             Ok(log) => self.log = Some(log),
-            Err(error) => return Outcome::Refused(error.to_string()),
+            Err(error) => return Ok(Outcome::Refused(error.to_string())),
         }
-        self.switch_log(device)
+        match self.switch_log(device) {
+            Outcome::Done => {
+                self.reply(id::SET_LOG_BASE, &Reply::LogBase { size, offset }, &[])?;
+                Ok(Outcome::Answered)
+            }
+            other => Ok(other),
+        }
     }
 
     /// Tells the device about memory and features, before its first queue starts.

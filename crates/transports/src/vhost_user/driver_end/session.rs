@@ -186,7 +186,7 @@ impl Session {
         match self.answer_to(header) {
             Some(Answer::IfAsked) => self.reply(header.request, &Reply::Value(status), &[]),
             Some(Answer::PayloadWithLogShmfd) | Some(Answer::Payload) => {
-                self.reply(header.request, &Reply::LogBase, &[])
+                self.reply(header.request, &Reply::LogBase { size: 0, offset: 0 }, &[])
             }
             None => Ok(()),
         }
@@ -257,7 +257,7 @@ impl Session {
                 let changed = self.memory.remove(region);
                 self.memory_changed(device, changed)
             }
-            Request::SetLogBase(base) => self.set_log_base(device, &base, fd(fds)),
+            Request::SetLogBase(base) => return self.set_log_base(device, &base, fd(fds)),
             // Only used without shared memory, of the time before LOG_SHMFD; closing it is all
             // there is to do.
             Request::SetLogFd => Outcome::Done,
