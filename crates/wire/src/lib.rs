@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cosim;
 mod error;
 mod fields;
 mod framer;

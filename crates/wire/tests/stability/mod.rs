@@ -1,7 +1,7 @@
 //! What must hold for any bytes whatever: decoding does not panic, and what has been decoded says
 //! the same after it has been encoded. Shared by the property tests and the fuzz targets.
 
-use wire::{Framer, Framing, vfio_user, vhost_user};
+use wire::{Framer, Framing, cosim, vfio_user, vhost_user};
 
 /// Treats `bytes` as a vhost-user message of the kind that its first three bytes choose, and as a
 /// stream of such messages.
@@ -37,6 +37,39 @@ pub fn vfio_user(bytes: &[u8]) {
         one_vfio_user_version(version);
     }
     features(payload);
+}
+
+/// Treats `bytes` as a message between port and model of the kind that the first byte chooses, as a
+/// stream of such messages, and as the head of a record.
+pub fn cosim(bytes: &[u8]) {
+    let [kind, fds, payload @ ..] = bytes else { return };
+    let payload = &payload[..payload.len().min(cosim::MAX_PAYLOAD)];
+    let len = payload.len() as u32;
+    one_cosim(&cosim::Header { len, kind: (*kind).into(), fds: (*fds).into() }, payload);
+    stream::<cosim::Cosim>(bytes, cosim::MAX_PAYLOAD, one_cosim);
+    let _ = cosim::Area::decode(payload);
+    let mut words = payload.chunks_exact(8).map(|word| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(word);
+        u64::from_ne_bytes(bytes)
+    });
+    let head: [u64; cosim::HEADER_WORDS] =
+        std::array::from_fn(|_| words.next().unwrap_or_default());
+    if let Ok(record) = cosim::Record::<cosim::RequestKind>::decode(head) {
+        assert_eq!(record.encode(), head);
+    }
+    if let Ok(record) = cosim::Record::<cosim::AnswerKind>::decode(head) {
+        assert_eq!(record.encode(), head);
+    }
+}
+
+fn one_cosim(header: &cosim::Header, payload: &[u8]) {
+    let Ok(first) = cosim::Message::decode(header, payload, header.fds.into()) else { return };
+    let encoded = encoded(|out| first.encode(out));
+    again::<cosim::Cosim>(&encoded, |header, payload| {
+        let fds = header.fds.into();
+        assert_eq!(cosim::Message::decode(header, payload, fds).as_ref(), Ok(&first));
+    });
 }
 
 fn one_vhost_user(header: &vhost_user::Header, payload: &[u8], fds: usize) {
