@@ -80,6 +80,13 @@ pub trait Function: Send {
         effect
     }
 
+    /// The driver has changed `len` bytes of the configuration space from `at` on, and somebody
+    /// else did what there was to do: told to a function that lives in another process than its
+    /// configuration space, in place of [`Function::config_write`].
+    fn config_changed(&mut self, at: u64, len: usize) {
+        let _ = (at, len);
+    }
+
     /// Registers whose writes may come as events instead.
     fn doorbells(&self) -> Vec<Doorbell> {
         Vec::new()

@@ -52,6 +52,18 @@ impl Line {
     }
 }
 
+/// Where interrupts go that have no events behind them: to another process, say.
+pub trait InterruptSink: Send + Sync + std::fmt::Debug {
+    /// Signals a vector of MSI or MSI-X once.
+    fn signal(&self, kind: InterruptKind, vector: u16);
+
+    /// Raises or lowers the INTx line.
+    fn set_intx(&self, asserted: bool);
+
+    /// Whether the host uses this kind.
+    fn is_used(&self, kind: InterruptKind) -> bool;
+}
+
 /// A function's interrupts and the events that the host has put behind them.
 #[derive(Debug)]
 pub struct Interrupts {
@@ -59,6 +71,8 @@ pub struct Interrupts {
     line: Mutex<Line>,
     msi: Mutex<Vec<Option<Arc<EventFd>>>>,
     msix: Mutex<Vec<Option<Arc<EventFd>>>>,
+    /// Takes everything instead of the events.
+    sink: Option<Arc<dyn InterruptSink>>,
 }
 
 impl Interrupts {
@@ -71,7 +85,14 @@ impl Interrupts {
             line: Mutex::default(),
             msi: vectors(layout.msi.into()),
             msix: vectors(layout.msix.map_or(0, |msix| msix.vectors.into())),
+            sink: None,
         }
+    }
+
+    /// Interrupts that all go to `sink`.
+    #[must_use]
+    pub fn towards(layout: InterruptLayout, sink: Arc<dyn InterruptSink>) -> Self {
+        Self { sink: Some(sink), ..Self::new(layout) }
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
@@ -95,6 +116,9 @@ impl Interrupts {
 
     /// Raises or lowers the INTx line.
     pub fn set_intx(&self, asserted: bool) {
+        if let Some(sink) = &self.sink {
+            return sink.set_intx(asserted);
+        }
         let mut line = self.line();
         line.asserted = asserted;
         line.offer();
@@ -105,9 +129,26 @@ impl Interrupts {
         if kind == InterruptKind::Intx {
             return self.set_intx(true);
         }
+        if let Some(sink) = &self.sink {
+            return sink.signal(kind, vector);
+        }
         if let Some(event) = self.event(kind, vector) {
             event.signal();
         }
+    }
+
+    /// Interrupts by whatever the host has enabled: MSI-X `vector`, else MSI `vector` (or 0 if the
+    /// host gave it fewer), else the line, which stays raised until [`Interrupts::set_intx`] lowers
+    /// it.
+    pub fn signal_any(&self, vector: u16) {
+        if self.is_used(InterruptKind::Msix) {
+            return self.signal(InterruptKind::Msix, vector);
+        }
+        if self.is_used(InterruptKind::Msi) {
+            let known = self.sink.is_some() || self.event(InterruptKind::Msi, vector).is_some();
+            return self.signal(InterruptKind::Msi, if known { vector } else { 0 });
+        }
+        self.set_intx(true);
     }
 
     /// The event behind a vector, to be signalled without asking here again until
@@ -125,6 +166,9 @@ impl Interrupts {
     /// Whether the host uses this kind: some event is behind it.
     #[must_use]
     pub fn is_used(&self, kind: InterruptKind) -> bool {
+        if let Some(sink) = &self.sink {
+            return sink.is_used(kind);
+        }
         match kind {
             InterruptKind::Intx => self.line().event.is_some(),
             _ => self.vectors(kind).iter().any(Option::is_some),

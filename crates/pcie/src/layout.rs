@@ -91,6 +91,9 @@ pub enum LayoutError {
     /// A BAR has an impossible size, or a 64-bit BAR has no partner.
     #[error("bar {0} has an impossible size or place")]
     BadBar(u8),
+    /// A configuration space of an impossible size.
+    #[error("a configuration space has 256 or 4096 bytes")]
+    BadConfig,
     /// The MSI-X table is outside its BAR.
     #[error("the msi-x table does not fit its bar")]
     BadMsix,

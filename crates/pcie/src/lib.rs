@@ -17,6 +17,8 @@
 
 mod completion;
 pub mod config;
+mod description;
+mod dma;
 mod function;
 mod host;
 mod interrupts;
@@ -25,9 +27,11 @@ pub mod vfio_user;
 pub mod virtio_pci;
 
 pub use completion::{Completion, CompletionQueue, Ticket};
+pub use description::{Built, Description};
+pub use dma::{Dma, DmaError, MAX_DMA_BYTES};
 pub use function::{BarAddress, Doorbell, Function, ResetKind};
 pub use host::HostPort;
-pub use interrupts::{InterruptKind, Interrupts, IrqError};
+pub use interrupts::{InterruptKind, InterruptSink, Interrupts, IrqError};
 pub use layout::{
     BarKind, BarLayout, FunctionLayout, InterruptLayout, LayoutError, MAX_BAR_BYTES, MAX_MAPPABLE,
     Mappable,

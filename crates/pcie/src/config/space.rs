@@ -94,6 +94,85 @@ impl ConfigSpace {
         space
     }
 
+    /// A configuration space from another process: its bytes as after power-on, what a driver may
+    /// change and what it clears by writing ones. The capabilities are found by their links.
+    ///
+    /// # Errors
+    /// [`LayoutError::BadConfig`] if the three are not all 256 or all 4096 bytes long.
+    pub fn from_parts(
+        bytes: Vec<u8>,
+        writable: Vec<u8>,
+        clearable: Vec<u8>,
+    ) -> Result<Self, LayoutError> {
+        let len = bytes.len();
+        if (len != CONVENTIONAL_LEN && len != EXPRESS_LEN)
+            || writable.len() != len
+            || clearable.len() != len
+        {
+            return Err(LayoutError::BadConfig);
+        }
+        let mut space = Self {
+            pristine: bytes.clone(),
+            bytes,
+            writable,
+            clearable,
+            last_link: offset::CAPABILITIES,
+            free: CONVENTIONAL_LEN,
+            extended_link: None,
+            extended_free: len,
+            express: None,
+            power: None,
+            msi: None,
+            msix: None,
+        };
+        let mut at = usize::from(space.bytes[offset::CAPABILITIES] & !3);
+        // Bounded: no more capabilities than fit, whatever the links say.
+        for _ in 0..CONVENTIONAL_LEN / 4 {
+            // The shortest of those that matter here are 8 bytes long.
+            if at < offset::FIRST_CAPABILITY || at + 12 > CONVENTIONAL_LEN {
+                break;
+            }
+            space.note(space.bytes[at], at);
+            at = usize::from(space.bytes[at + 1] & !3);
+        }
+        Ok(space)
+    }
+
+    /// Remembers where a capability is that matters here.
+    fn note(&mut self, id: u8, at: usize) {
+        match id {
+            capability_id::PCI_EXPRESS => self.express = Some(at),
+            capability_id::POWER_MANAGEMENT => self.power = Some(at),
+            capability_id::MSI => self.msi = Some(at),
+            capability_id::MSIX => self.msix = Some(at),
+            _ => {}
+        }
+    }
+
+    /// The bytes as they are now.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bytes as a reset makes them.
+    #[must_use]
+    pub fn pristine(&self) -> &[u8] {
+        &self.pristine
+    }
+
+    /// The bits that a driver changes, as long as [`ConfigSpace::bytes`].
+    #[must_use]
+    pub fn writable(&self) -> &[u8] {
+        &self.writable
+    }
+
+    /// The bits that a driver clears by writing ones, as long as [`ConfigSpace::bytes`].
+    #[must_use]
+    pub fn clearable(&self) -> &[u8] {
+        &self.clearable
+    }
+
     fn put_bar(&mut self, index: usize, bar: &BarLayout) {
         let at = offset::BAR0 + 4 * index;
         let (flags, is_wide) = match bar.kind {
@@ -135,13 +214,7 @@ impl ConfigSpace {
         self.last_link = at + 1;
         self.free = end;
         self.bytes[offset::STATUS] |= status::CAPABILITIES as u8;
-        match id {
-            capability_id::PCI_EXPRESS => self.express = Some(at),
-            capability_id::POWER_MANAGEMENT => self.power = Some(at),
-            capability_id::MSI => self.msi = Some(at),
-            capability_id::MSIX => self.msix = Some(at),
-            _ => {}
-        }
+        self.note(id, at);
         self.settle();
         Ok(at)
     }

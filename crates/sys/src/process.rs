@@ -1,0 +1,13 @@
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::Child;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// A descriptor that becomes readable when `child` has ended.
+///
+/// # Errors
+/// The system is out of file descriptors, or the child has been waited for already.
+pub fn process_fd(child: &Child) -> io::Result<OwnedFd> {
+    Ok(pidfd_open(Pid::from_child(child), PidfdFlags::empty())?)
+}
