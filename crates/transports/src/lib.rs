@@ -8,6 +8,7 @@ mod vduse;
 mod vfio_user;
 mod vhost_user;
 
+pub use vfio_user::qemu_options;
 use virtio::{
     DeviceError, DeviceType, DriverEnd, EndError, Features, ParameterError, Parameters,
     VirtioDevice,

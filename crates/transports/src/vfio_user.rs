@@ -92,19 +92,7 @@ struct VfioUserEnd {
 
 impl DriverEnd for VfioUserEnd {
     fn attach_hint(&self, _device: &dyn VirtioDevice) -> String {
-        let (machine, port, bus) = if self.options.express {
-            ("q35", "-device pcie-root-port,id=rp0,chassis=1\n", r#""bus":"rp0","#)
-        } else {
-            ("pc", "", "")
-        };
-        let path = json_string(&self.name);
-        format!(
-            "-m 1G -object memory-backend-memfd,id=mem,size=1G,share=on\n\
-             -machine {machine},memory-backend=mem\n\
-             {port}\
-             -device '{{\"driver\":\"vfio-user-pci\",{bus}\
-             \"socket\":{{\"type\":\"unix\",\"path\":{path}}}}}'"
-        )
+        options(&self.name, self.options.express)
     }
 
     fn serve(self: Box<Self>, device: Box<dyn VirtioDevice>, stop: Stop) -> Result<(), EndError> {
@@ -112,6 +100,30 @@ impl DriverEnd for VfioUserEnd {
         let mut service = Service::new(Box::new(function), self.source).map_err(end_error)?;
         service.run(&stop).map_err(end_error)
     }
+}
+
+/// QEMU's options for a function at the socket `path`.
+#[must_use]
+pub fn qemu_options(path: &Path, conventional: bool) -> String {
+    // QEMU may be started in another folder.
+    let name = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    options(&name.to_string_lossy(), !conventional)
+}
+
+fn options(name: &str, express: bool) -> String {
+    let (machine, port, bus) = if express {
+        ("q35", "-device pcie-root-port,id=rp0,chassis=1\n", r#""bus":"rp0","#)
+    } else {
+        ("pc", "", "")
+    };
+    let path = json_string(name);
+    format!(
+        "-m 1G -object memory-backend-memfd,id=mem,size=1G,share=on\n\
+         -machine {machine},memory-backend=mem\n\
+         {port}\
+         -device '{{\"driver\":\"vfio-user-pci\",{bus}\
+         \"socket\":{{\"type\":\"unix\",\"path\":{path}}}}}'"
+    )
 }
 
 fn end_error(error: ServiceError) -> EndError {

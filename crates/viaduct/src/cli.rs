@@ -35,6 +35,8 @@ pub enum Command {
     Device(Device),
     /// Runs the bridges and devices of a TOML file in one process
     Run(Run),
+    /// Serves a PCIe device to a virtual machine; its model is another process
+    Pcie(Pcie),
     /// Tells what this machine can do, and why not
     Doctor,
     /// Shows what is really offered at a socket: features, queues, config by name
@@ -141,6 +143,44 @@ The file:
   [bridge.entropy]
   driver = \"vhost-user:/run/rng.sock\"
   device = \"rng:\"";
+
+/// `viaduct pcie`.
+#[derive(Args, Debug)]
+#[command(after_help = PCIE_HELP)]
+pub struct Pcie {
+    /// Listen here for the virtual machine (vfio-user)
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Start this command as the model, and again whenever it ends
+    #[arg(long, value_name = "COMMAND")]
+    pub model: Option<String>,
+    /// Listen here for the model; by default the path of the socket with '.model' behind it
+    #[arg(long, value_name = "PATH")]
+    pub model_socket: Option<PathBuf>,
+    /// Milliseconds the model may take for an answer, before the driver gets all ones
+    #[arg(long, value_name = "MS", default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=4000))]
+    pub deadline: u64,
+    /// Milliseconds a model started by --model may take nothing, before it is ended
+    #[arg(long, value_name = "MS", default_value_t = 2000)]
+    pub patience: u64,
+    /// KiB of writes that may wait for the model, before it is given up
+    #[arg(long, value_name = "KIB", default_value_t = 4096)]
+    pub backlog: usize,
+    /// Print QEMU's options for a conventional PCI device
+    #[arg(long)]
+    pub conventional: bool,
+}
+
+const PCIE_HELP: &str = "\
+The model is any program that links libviaduct, or a Rust program with the crate 'port': it finds
+the port by VIADUCT_PORT in its environment. When it crashes, hangs or is built anew, the virtual
+machine goes on: the driver reads all ones, and finds a function that was reset when the model is
+back.
+
+Examples:
+  viaduct pcie --socket /tmp/dev.sock --model ./my-device
+  viaduct pcie --socket /tmp/dev.sock --model-socket /tmp/model.sock";
 
 /// `viaduct probe`.
 #[derive(Args, Debug)]

@@ -1,6 +1,8 @@
 //! The ends a person can name: the transports' table and the built-in devices' table, looked at as
 //! one.
 
+use std::path::Path;
+
 use devices::DEVICES;
 use transports::TRANSPORTS;
 use virtio::{DriverEnd, VirtioDevice};
@@ -19,6 +21,13 @@ pub struct NotOpened {
 impl NotOpened {
     fn new(role: &'static str, address: &Address, reason: impl ToString) -> Self {
         Self { role, end: shown(address), reason: reason.to_string() }
+    }
+}
+
+impl NotOpened {
+    /// For a socket that is named by its path alone.
+    pub fn path(role: &'static str, path: &Path, reason: impl ToString) -> Self {
+        Self { role, end: path.display().to_string(), reason: reason.to_string() }
     }
 }
 

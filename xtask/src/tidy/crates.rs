@@ -17,6 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bridge", &["mem", "sys", "virtqueue", "virtio", "worker"]),
     ("devices", &["mem", "sys", "virtqueue", "virtio", "worker"]),
     ("driver", &["mem", "sys", "virtqueue", "virtio", "wire"]),
+    ("port", &["mem", "sys", "virtqueue", "virtio", "wire", "worker", "pcie"]),
     ("transports", UP_TO_DEVICES),
     ("cosim", UP_TO_DEVICES),
     ("sdk", UP_TO_DEVICES),
@@ -24,12 +25,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 const UP_TO_DEVICES: &[&str] =
-    &["mem", "wire", "sys", "virtqueue", "virtio", "worker", "pcie", "bridge", "devices"];
+    &["mem", "wire", "sys", "virtqueue", "virtio", "worker", "pcie", "bridge", "devices", "port"];
 
 #[rustfmt::skip]
 const EVERYTHING: &[&str] = &[
     "mem", "wire", "sys", "virtqueue", "virtio", "worker", "pcie", "bridge", "devices",
-    "transports", "driver", "cosim", "sdk",
+    "port", "transports", "driver", "cosim", "sdk",
 ];
 
 const MAY_BE_UNSAFE: &[&str] = &["mem", "sys", "sdk"];

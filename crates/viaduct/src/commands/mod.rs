@@ -5,5 +5,7 @@ pub mod demo;
 pub mod device;
 pub mod doctor;
 pub mod generate;
+mod keeper;
+pub mod pcie;
 pub mod probe;
 pub mod run;
