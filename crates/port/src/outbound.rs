@@ -44,8 +44,8 @@ impl Outbound {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a record, or keeps it until there is room. Beyond a bound it is lost: then the port has
-    /// not looked at tens of thousands, and is not going to.
+    /// Sends a record, or keeps it until there is room. Beyond a bound it is lost: a port that has
+    /// not looked at tens of thousands is not going to.
     pub fn send(&self, record: Record<AnswerKind>, data: &[u8]) {
         let mut queue = self.queue();
         if queue.waiting.is_empty() {

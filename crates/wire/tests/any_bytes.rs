@@ -42,6 +42,7 @@ proptest! {
     fn noise_does_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         stability::vhost_user(&bytes);
         stability::vfio_user(&bytes);
+        stability::cosim(&bytes);
     }
 
     #[test]
