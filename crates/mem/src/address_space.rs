@@ -63,9 +63,11 @@ impl AddressSpace {
     pub fn replace(&self, map: MemoryMap) {
         let mut state = self.state();
         let generation = state.map.generation() + 1;
-        state.map = Arc::new(map.at_generation(generation));
+        let old = std::mem::replace(&mut state.map, Arc::new(map.at_generation(generation)));
         // SeqCst: pairs with `MapReader::enter`, see `synchronize`.
         self.generation.store(generation, Ordering::SeqCst);
+        // Last: whoever sees this finds the new generation.
+        old.supersede();
     }
 
     /// Replaces the snapshot by what `change` makes of its regions.
@@ -244,5 +246,21 @@ impl MapReader {
 impl Drop for MapReader {
     fn drop(&mut self) {
         self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_a_newer_snapshot_may_have_is_a_miss() {
+        let space = AddressSpace::default();
+        let old = space.current();
+        let at = DriverAddress(0x1000);
+        assert!(matches!(old.span(at, 8), Err(MemoryError::Unmapped(_))));
+        space.replace(MemoryMap::clone(&old));
+        assert!(matches!(old.span(at, 8), Err(MemoryError::Miss(_))));
+        assert!(matches!(space.current().span(at, 8), Err(MemoryError::Unmapped(_))));
     }
 }

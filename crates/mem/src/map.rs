@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::remote::RemoteMemory;
 use crate::{AddressSpace, DirtyLog, Mapping, Shared, Span, Table};
@@ -38,7 +39,8 @@ pub enum MemoryError {
     /// No region holds this address.
     #[error("address {0} is in no memory region")]
     Unmapped(DriverAddress),
-    /// The IOMMU has no translation yet: ask for it and try again later.
+    /// There is no translation yet: ask the IOMMU for it, if there is one, and try again with the
+    /// next snapshot.
     #[error("address {0} has no translation yet")]
     Miss(DriverAddress),
     /// The region can only be reached by messages.
@@ -151,6 +153,8 @@ pub struct MemoryMap {
     /// Whether unknown addresses may become known: there is an IOMMU to ask.
     translated: bool,
     dirty_log: Option<Arc<DirtyLog>>,
+    /// Whether the address space has a newer snapshot than this one.
+    superseded: Arc<AtomicBool>,
 }
 
 impl MemoryMap {
@@ -189,7 +193,14 @@ impl MemoryMap {
 
     pub(crate) fn at_generation(mut self, generation: u64) -> Self {
         self.generation = generation;
+        self.superseded = Arc::default();
         self
+    }
+
+    /// Says that there is a newer snapshot.
+    pub(crate) fn supersede(&self) {
+        // Release: pairs with the load in `unknown`.
+        self.superseded.store(true, Ordering::Release);
     }
 
     /// The regions in order of address.
@@ -240,8 +251,23 @@ impl MemoryMap {
         let after = self.regions.partition_point(|region| region.start <= at);
         match after.checked_sub(1).filter(|&index| self.regions[index].contains(at)) {
             Some(index) => Ok(index),
-            None if self.translated => Err(MemoryError::Miss(at)),
-            None => Err(MemoryError::Unmapped(at)),
+            None => Err(self.unknown(at)),
+        }
+    }
+
+    /// What is wrong with an address in no region.
+    ///
+    /// A queue may begin a batch, the driver map a page behind a virtual IOMMU and make it
+    /// available, and the queue find it in that same batch. The page is in the next snapshot then,
+    /// and the address no fault.
+    #[cold]
+    fn unknown(&self, at: DriverAddress) -> MemoryError {
+        // Acquire: pairs with the store in `supersede`. A driver makes a page available after it
+        // was told that it is mapped, which is after that store.
+        if self.translated || self.superseded.load(Ordering::Acquire) {
+            MemoryError::Miss(at)
+        } else {
+            MemoryError::Unmapped(at)
         }
     }
 
