@@ -33,6 +33,8 @@ pub struct BridgeOptions {
     pub queue_size: Option<u16>,
     /// Ring features that the driver must be offered even if the device lacks them.
     pub require: Features,
+    /// Features that the driver must not be offered even if the device has them.
+    pub hide: Features,
     /// Sees every request, and may lose notifications.
     pub observer: Option<Arc<dyn Observer>>,
 }

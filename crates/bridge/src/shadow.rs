@@ -120,12 +120,13 @@ impl Shadow {
     fn look_at_inner(&mut self) {
         let inner = self.inner.identity();
         self.identity = inner.clone();
+        self.identity.features =
+            features::offered(self.choice.mode, inner.features) - self.options.hide;
         self.queues.resize_with(inner.queue_sizes.len(), || None);
         self.counters.resize_with(inner.queue_sizes.len(), Arc::default);
         if self.passes() {
             return;
         }
-        self.identity.features = features::offered(self.choice.mode, inner.features);
         let needs_power = !inner.features.has(Features::RING_PACKED)
             || self.options.device_format == Some(RingFormat::Split);
         for size in &mut self.identity.queue_sizes {

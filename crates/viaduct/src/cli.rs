@@ -76,6 +76,7 @@ Settings of the bridge:
                    remote reaches the driver's memory by messages; auto takes the first that works
                    and says why
   ring=auto|split|packed   layout of the rings towards the device
+  driver-ring=auto|split|packed   layout of the rings towards the driver: auto offers it both
   pool=SIZE        bounce memory of a queue in copy and remote mode
   bytes-per-second=SIZE, requests-per-second=N   limits of each queue
   workers=N        threads that move requests

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bridge::{BridgeOptions, Mode, RateLimits, Shadow};
-use virtio::{Parameters, Value};
+use virtio::{Features, Parameters, Value};
 use virtqueue::RingFormat;
 use worker::{PoolOptions, Workers};
 
@@ -88,6 +88,8 @@ fn read_settings(values: BTreeMap<String, Value>) -> Result<Settings> {
     ];
     let formats =
         [("auto", None), ("split", Some(RingFormat::Split)), ("packed", Some(RingFormat::Packed))];
+    let driver_format = given.choice("driver-ring", &formats)?.flatten();
+    let packed_if = |wanted: bool| if wanted { Features::RING_PACKED } else { Features::NONE };
     let number = |value: Option<u64>| value.unwrap_or(0);
     let limits = RateLimits {
         bytes_per_second: number(given.number("bytes-per-second", 1..=u64::MAX)?),
@@ -99,6 +101,8 @@ fn read_settings(values: BTreeMap<String, Value>) -> Result<Settings> {
         pool_bytes: number(given.number("pool", pool_range)?) as usize,
         limits,
         device_format: given.choice("ring", &formats)?.flatten(),
+        require: packed_if(driver_format == Some(RingFormat::Packed)),
+        hide: packed_if(driver_format == Some(RingFormat::Split)),
         queue_size: given.number("queue-size", 2..=32768)?.map(|size| size as u16),
         ..BridgeOptions::default()
     };
@@ -129,6 +133,10 @@ mod tests {
         assert_eq!(settings.options.pool_bytes, 16 << 20);
         assert_eq!(settings.options.device_format, Some(RingFormat::Packed));
         assert_eq!(settings.device_type.as_deref(), Some("net"));
+        let hidden = read(&["driver-ring=split"]).unwrap().options;
+        assert_eq!((hidden.hide, hidden.require), (Features::RING_PACKED, Features::NONE));
+        let required = read(&["driver-ring=packed"]).unwrap().options;
+        assert_eq!((required.hide, required.require), (Features::NONE, Features::RING_PACKED));
         assert_eq!(settings.workers, 2);
         let wrong = |words: &[&str]| read(words).err().map(|error| format!("{error:#}")).unwrap();
         assert!(wrong(&["mode=fast"]).contains("auto, pass, translate, copy, remote"));
