@@ -53,7 +53,8 @@ const EMERG_WRITE: Features = Features::bit(2);
 /// Offset of `emerg_wr` in the config.
 const EMERGENCY_OFFSET: u32 = 8;
 
-const QUEUE_SIZE: u16 = 128;
+/// As many as User Mode Linux asks for, whatever it is offered.
+const QUEUE_SIZE: u16 = 256;
 
 /// Most ports: two queues each, and the control queues.
 const MAX_PORTS: usize = 31;
