@@ -1,6 +1,7 @@
 //! A program that runs while a test does, and dies with it.
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -15,16 +16,19 @@ pub struct Daemon {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Where its part of the log begins: another of the same name may have been there before.
+    log_start: usize,
     deadline: Instant,
 }
 
 /// How a program is connected to the test.
-#[derive(Clone, Copy, PartialEq)]
 pub enum Streams {
     /// Input is empty, output goes to the log.
     Log,
     /// Input and output are pipes; only errors go to the log.
     Pipes,
+    /// Input and output are this terminal; only errors go to the log.
+    Terminal(OwnedFd),
 }
 
 impl Daemon {
@@ -41,9 +45,11 @@ impl Daemon {
         match streams {
             Streams::Log => command.stdin(Stdio::null()).stdout(file),
             Streams::Pipes => command.stdin(Stdio::piped()).stdout(Stdio::piped()),
+            Streams::Terminal(fd) => command.stdin(fd.try_clone()?).stdout(fd),
         };
+        let log_start = file_len(&log);
         let child = command.spawn().with_context(|| format!("start {name}"))?;
-        Ok(Daemon { name: name.to_owned(), child, log, deadline })
+        Ok(Daemon { name: name.to_owned(), child, log, log_start, deadline })
     }
 
     /// Its process id.
@@ -53,7 +59,8 @@ impl Daemon {
 
     /// What it has printed so far.
     pub fn printed(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+        let log = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(log.get(self.log_start..).unwrap_or_default()).into_owned()
     }
 
     /// The two pipes of a program started with [`Streams::Pipes`].
@@ -71,7 +78,7 @@ impl Daemon {
         const LISTENING: &str = "00010000";
         let path = socket.to_string_lossy().into_owned();
         let table = format!("/proc/{}/net/unix", self.id());
-        self.until(&format!("listen at {path}"), |_| {
+        self.until(&format!("listen at {path}"), self.deadline, |_| {
             let sockets = fs::read_to_string(&table).unwrap_or_default();
             sockets.lines().any(|line| {
                 let fields: Vec<&str> = line.split_whitespace().collect();
@@ -82,25 +89,32 @@ impl Daemon {
 
     /// Waits until it has printed `text`.
     pub fn prints(&mut self, text: &str) -> Result<()> {
-        self.until(&format!("print {text:?}"), |daemon| daemon.printed().contains(text))
+        self.until(&format!("print {text:?}"), self.deadline, |daemon| {
+            daemon.printed().contains(text)
+        })
     }
 
     /// Waits until `text` is in a file that it writes.
     pub fn writes(&mut self, file: &Path, text: &str) -> Result<()> {
-        self.until(&format!("write {text:?}"), |_| {
+        self.until(&format!("write {text:?}"), self.deadline, |_| {
             let content = fs::read(file).unwrap_or_default();
             String::from_utf8_lossy(&content).contains(text)
         })
     }
 
     /// Waits for something that the program brings about and no event announces.
-    fn until(&mut self, what: &str, mut happened: impl FnMut(&Daemon) -> bool) -> Result<()> {
+    pub fn until(
+        &mut self,
+        what: &str,
+        deadline: Instant,
+        mut happened: impl FnMut(&Daemon) -> bool,
+    ) -> Result<()> {
         const PAUSE: Duration = Duration::from_millis(5);
         while !happened(self) {
             if let Some(status) = self.ended_within(PAUSE)? {
                 bail!("{} ended ({status}) before it could {what}", self.name);
             }
-            if Instant::now() > self.deadline {
+            if Instant::now() > deadline {
                 bail!("{} did not {what} in time", self.name);
             }
         }
@@ -185,6 +199,10 @@ impl Drop for Daemon {
     }
 }
 
+fn file_len(path: &Path) -> usize {
+    fs::metadata(path).map_or(0, |found| found.len() as usize)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +219,8 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let log = folder.path().join("log");
         assert!(shell("echo ready; sleep 60", &log)?.prints("ready").is_ok());
+        // What another one printed before is not its word.
+        assert!(shell("exit 0", &log)?.prints("ready").is_err());
         let error = shell("exit 3", &log)?.prints("never").expect_err("it ended").to_string();
         assert!(error.contains("exit status: 3"), "{error}");
         assert!(shell("exit 3", &log)?.succeeds().is_err());

@@ -1,14 +1,15 @@
 //! The driver side: who connects to a device's socket and uses it.
 
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 
 use crate::guest::{Guest, Plan};
 use crate::lab::Lab;
-use crate::peer::{DISK_BYTES, Device, EAL, Kind, TESTPMD, prefix};
-use crate::row::Ring;
+use crate::peer::{Device, Kind};
+use crate::programs;
+use crate::row::{Ring, Setting};
+use crate::shell::Shell;
 use crate::uml::Uml;
 use crate::work::{self, Names, TAG};
 
@@ -20,6 +21,10 @@ pub struct Attach<'a> {
     pub socket: &'a Path,
     /// The format of the rings the driver is to use.
     pub ring: Ring,
+    /// What is unusual.
+    pub setting: Setting,
+    /// Queues there are, pairs for a network card.
+    pub queues: u32,
     /// Whether QEMU is to connect again by itself when the other side goes.
     pub reconnects: bool,
 }
@@ -65,6 +70,16 @@ impl Driver {
         }
     }
 
+    /// Whether it uses packed rings if and only if it is offered them. QEMU's generic device does,
+    /// whatever is said to it; its other devices ask for what they are told to ask for.
+    pub fn takes_what_it_is_offered(self, kind: Kind) -> bool {
+        match self {
+            Driver::VfioUser(_) | Driver::Unshared(_) | Driver::Uml => true,
+            Driver::Guest(_) => matches!(kind, Kind::Console | Kind::Rng),
+            _ => false,
+        }
+    }
+
     /// The kind of driver end that viaduct must offer it.
     pub fn scheme(self) -> &'static str {
         match self {
@@ -75,13 +90,24 @@ impl Driver {
 
     /// A guest that has the device and the programs to work with it.
     pub fn guest<'l>(self, lab: &'l Lab, to: &Attach<'_>) -> Result<Plan<'l>> {
-        let plan = match self {
-            Driver::Guest(kernel) => vhost_user_device(Guest::plan(lab, kernel), to)?,
-            Driver::VfioUser(kernel) => vfio_user_device(Guest::plan(lab, kernel), to),
-            Driver::Unshared(kernel) => {
-                vfio_user_device(Guest::plan(lab, kernel).without_shared_memory(), to)
+        let (Driver::Guest(kernel) | Driver::VfioUser(kernel) | Driver::Unshared(kernel)) = self
+        else {
+            bail!("{} is no guest of QEMU", self.name());
+        };
+        let mut plan = Guest::plan(lab, kernel);
+        match to.setting {
+            Setting::TwoQueues => plan = plan.processors(2),
+            // Before the device that goes through it.
+            Setting::Iommu => {
+                plan =
+                    plan.device("intel-iommu,caching-mode=on").append("intel_iommu=on iommu=nopt");
             }
-            _ => bail!("{} is no guest of QEMU", self.name()),
+            _ => {}
+        }
+        let plan = match self {
+            Driver::Guest(_) => vhost_user_device(plan, to)?,
+            Driver::VfioUser(_) => vfio_user_device(plan, to),
+            _ => vfio_user_device(plan.without_shared_memory(), to),
         };
         Ok(work::programs(to.kind).iter().fold(plan, |plan, program| plan.program(program)))
     }
@@ -91,16 +117,24 @@ impl Driver {
         match self {
             Driver::Guest(_) | Driver::VfioUser(_) | Driver::Unshared(_) => {
                 let mut guest = self.guest(lab, to)?.boot()?;
-                let names = Names { disk: "/dev/vda", card: "eth0" };
-                work::exercise(&mut guest.shell, to.kind, &names, device)?;
+                exercise(&mut guest.shell, to, device)?;
                 guest.qemu.is_alive()
             }
-            Driver::Uml => user_mode_linux(lab, to, device),
-            Driver::VirtioUser => virtio_user(lab, to),
-            Driver::Blkio => blkio_bench(lab, to.socket),
-            Driver::QemuImg => qemu_img(lab, to.socket),
+            Driver::Uml => {
+                let mut uml = user_mode_linux(lab, to)?;
+                exercise(&mut uml.shell, to, device)?;
+                uml.kernel.is_alive()
+            }
+            Driver::VirtioUser => programs::virtio_user(lab, to),
+            Driver::Blkio => programs::blkio_bench(lab, to.socket),
+            Driver::QemuImg => programs::qemu_img(lab, to.socket),
         }
     }
+}
+
+fn exercise(shell: &mut Shell, to: &Attach<'_>, device: &Device) -> Result<()> {
+    work::check_agreement(shell, to)?;
+    work::exercise(shell, to.kind, &Names { disk: "/dev/vda", card: "eth0" }, device)
 }
 
 /// QEMU's own vhost-user devices.
@@ -108,20 +142,37 @@ fn vhost_user_device<'l>(plan: Plan<'l>, to: &Attach<'_>) -> Result<Plan<'l>> {
     let again = if to.reconnects { ",reconnect-ms=100" } else { "" };
     let chardev = format!("socket,id=peer,path={}{again}", to.socket.display());
     let plan = plan.option("chardev", chardev);
-    let packed = if to.ring == Ring::Packed { ",packed=on" } else { "" };
+    let queues = to.queues;
+    let mut more = String::new();
+    if to.ring == Ring::Packed {
+        more += ",packed=on";
+    }
+    if to.setting == Setting::Iommu {
+        more += ",iommu_platform=on,disable-legacy=on";
+    }
     Ok(match to.kind {
-        Kind::Block => plan.device(format!("vhost-user-blk-pci,chardev=peer,num-queues=1{packed}")),
+        Kind::Block => {
+            plan.device(format!("vhost-user-blk-pci,chardev=peer,num-queues={queues}{more}"))
+        }
         Kind::Net => plan
-            .option("netdev", "vhost-user,chardev=peer,id=net")
-            .device(format!("virtio-net-pci,netdev=net,romfile={packed}")),
-        Kind::Fs => plan.device(format!("vhost-user-fs-pci,chardev=peer,tag={TAG}{packed}")),
+            .option("netdev", format!("vhost-user,chardev=peer,id=net,queues={queues}"))
+            .device(format!("virtio-net-pci,netdev=net,romfile=,mq={}{more}", on_off(queues > 1))),
+        Kind::Fs => plan.device(format!("vhost-user-fs-pci,chardev=peer,tag={TAG}{more}")),
         // The generic device, because it takes any type.
+        Kind::Console => plan.device(format!(
+            "vhost-user-test-device-pci,chardev=peer,virtio-id=3,num_vqs={},vq_size=256,\
+             config_size=12{more}",
+            to.queues
+        )),
         Kind::Rng => plan.device(format!(
             "vhost-user-test-device-pci,chardev=peer,virtio-id=4,num_vqs=1,vq_size=64,\
-             config_size=0{packed}"
+             config_size=0{more}"
         )),
-        Kind::Console => bail!("QEMU has no vhost-user console"),
     })
+}
+
+fn on_off(is_on: bool) -> &'static str {
+    if is_on { "on" } else { "off" }
 }
 
 /// viaduct's PCI function behind a port of its own. QEMU takes the socket's address as JSON only.
@@ -132,72 +183,9 @@ fn vfio_user_device<'l>(plan: Plan<'l>, to: &Attach<'_>) -> Plan<'l> {
     ))
 }
 
-fn user_mode_linux(lab: &Lab, to: &Attach<'_>, device: &Device) -> Result<()> {
-    let mut plan = Uml::plan(lab).device(to.socket, to.kind.device_id());
-    for program in work::programs(to.kind) {
-        plan = plan.program(program);
-    }
-    let mut uml = plan.boot()?;
-    let names = Names { disk: "/dev/vda", card: "eth0" };
-    work::exercise(&mut uml.shell, to.kind, &names, device)?;
-    uml.kernel.is_alive()
-}
-
-/// Sends packets and counts those that come back until the index of both rings has wrapped; the
-/// other side is a testpmd that returns them.
-fn virtio_user(lab: &Lab, to: &Attach<'_>) -> Result<()> {
-    const PACKETS: u64 = 70_000;
-    let packed = u8::from(to.ring == Ring::Packed);
-    let mut command = lab.program("dpdk-testpmd")?;
-    command.args(EAL).args(["--file-prefix", &prefix(lab, "driver")]).arg("--vdev");
-    command.arg(format!(
-        "net_virtio_user0,path={},queues=1,queue_size=256,packed_vq={packed}",
-        to.socket.display()
-    ));
-    command.args(["--", "--forward-mode=flowgen"]).args(TESTPMD);
-    let mut driver = lab.start("virtio-user", command)?;
-    while figure(&driver.printed(), "RX-packets:").unwrap_or(0) < PACKETS {
-        if let Some(status) = driver.ended_within(Duration::from_millis(200))? {
-            bail!("testpmd ended early ({status})");
-        }
-        ensure!(std::time::Instant::now() < lab.deadline(), "too few packets came back");
-    }
-    let printed = driver.printed();
-    let errors = figure(&printed, "RX-errors:");
-    ensure!(errors == Some(0), "packets came back damaged: {errors:?}");
-    Ok(())
-}
-
-/// The last value after `label` in testpmd's statistics.
-fn figure(printed: &str, label: &str) -> Option<u64> {
-    let after = printed.rsplit_once(label)?.1;
-    after.split_whitespace().next()?.parse().ok()
-}
-
-fn blkio_bench(lab: &Lab, socket: &Path) -> Result<()> {
-    for (mode, depth) in [("randread", 32), ("randwrite", 32), ("randread", 1)] {
-        let mut command = lab.program("blkio-bench")?;
-        command.args(["--runtime=2", "--readwrite"]).arg(mode);
-        command.arg(format!("--iodepth={depth}")).arg("virtio-blk-vhost-user");
-        command.arg(format!("path={}", socket.display()));
-        lab.run("blkio-bench", command)?;
-    }
-    Ok(())
-}
-
-/// Writes an image through the device, compares all of it, and asks for more requests than the
-/// index counts.
-fn qemu_img(lab: &Lab, socket: &Path) -> Result<()> {
-    let disk = format!("driver=virtio-blk-vhost-user,path={},cache.direct=on", socket.display());
-    let source = lab.image("source.img", DISK_BYTES, 3)?;
-    let mut convert = lab.program("qemu-img")?;
-    convert.args(["convert", "-n", "-f", "raw", "--target-image-opts"]).arg(&source).arg(&disk);
-    lab.run("qemu-img", convert)?;
-    let mut compare = lab.program("qemu-img")?;
-    compare.args(["compare", "--image-opts"]).arg(&disk);
-    compare.arg(format!("driver=raw,file.driver=file,file.filename={}", source.display()));
-    lab.run("qemu-img", compare)?;
-    let mut bench = lab.program("qemu-img")?;
-    bench.args(["bench", "-c", "70000", "-d", "32", "-s", "4096", "--image-opts"]).arg(&disk);
-    lab.run("qemu-img", bench).map(drop)
+/// User Mode Linux that has the device and the programs to work with it.
+pub fn user_mode_linux(lab: &Lab, to: &Attach<'_>) -> Result<Uml> {
+    let plan = Uml::plan(lab).device(to.socket, to.kind.device_id());
+    let programs = work::programs(to.kind);
+    programs.iter().fold(plan, |plan, program| plan.program(program)).boot()
 }

@@ -7,21 +7,20 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::driver::Driver;
 use crate::guest::Guest;
 use crate::lab::Lab;
-use crate::peer::{DISK_BYTES, DISK_NAME, GUEST_ADDRESS, Kind, Peer};
-use crate::row::{Bridged, Ring, Way};
+use crate::peer::{DISK_BYTES, DISK_NAME, GUEST_ADDRESS, Kind};
+use crate::row::{Bridged, Row};
 
 /// Lets the firmware find its way over the device.
-pub fn boots(lab: &Lab, driver: Driver, peer: Peer, way: Way, ring: Ring) -> Result<()> {
-    let kind = peer.kind();
+pub fn boots(lab: &Lab, row: &Row) -> Result<()> {
+    let (kind, driver) = (row.kind(), row.driver);
     if kind == Kind::Block {
         make_boot_disk(lab)?;
     }
-    let device = peer.start(lab, driver.forward_mode())?;
-    let mut bridge = Bridged::start(lab, driver, way, &device)?;
-    let to = bridge.attach(kind, ring);
+    let device = row.start_device(lab)?;
+    let mut bridge = Bridged::start(lab, row, &device)?;
+    let to = bridge.attach(row);
     match kind {
         Kind::Block => {
             let mut guest = driver.guest(lab, &to)?.by_firmware().boot()?;

@@ -28,6 +28,7 @@ pub struct Plan<'l> {
     name: String,
     kernel: String,
     memory_mib: u32,
+    processors: u32,
     is_shared: bool,
     is_direct: bool,
     machine: String,
@@ -45,6 +46,7 @@ impl Guest {
             name: "guest".into(),
             kernel: kernel.into(),
             memory_mib: 384,
+            processors: 1,
             is_shared: true,
             is_direct: true,
             machine: "q35".into(),
@@ -77,6 +79,12 @@ impl Plan<'_> {
     /// Size of memory.
     pub fn memory_mib(mut self, size: u32) -> Self {
         self.memory_mib = size;
+        self
+    }
+
+    /// How many processors.
+    pub fn processors(mut self, count: u32) -> Self {
+        self.processors = count;
         self
     }
 
@@ -153,7 +161,8 @@ impl Plan<'_> {
         let size = self.memory_mib;
         let mut qemu = lab.program("qemu-system-x86_64")?;
         // Five-level page tables make every walk of the emulated MMU longer and are of no use here.
-        qemu.args(["-accel", "tcg", "-cpu", "max,la57=off", "-smp", "1"]);
+        qemu.args(["-accel", "tcg", "-cpu", "max,la57=off", "-smp"]);
+        qemu.arg(self.processors.to_string());
         qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-m"]).arg(format!("{size}M"));
         if self.is_shared {
             qemu.arg("-machine").arg(format!("{},memory-backend=mem", self.machine));

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -63,6 +64,15 @@ impl Lab {
         Ok(command)
     }
 
+    /// The program under test, in the network namespace of another process.
+    pub fn viaduct_in_network_of(&self, process: u32) -> Result<Command> {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", "nsenter"]);
+        command.arg(format!("--net=/proc/{process}/ns/net")).arg(self.viaduct_path()?);
+        command.current_dir("/");
+        Ok(command)
+    }
+
     /// Starts a program whose output goes to `NAME.log`.
     pub fn start(&self, name: &str, command: Command) -> Result<Daemon> {
         self.spawn(name, command, Streams::Log)
@@ -71,6 +81,20 @@ impl Lab {
     /// Starts a program that is talked to through pipes.
     pub fn start_with_pipes(&self, name: &str, command: Command) -> Result<Daemon> {
         self.spawn(name, command, Streams::Pipes)
+    }
+
+    /// Starts a program on a terminal, which tells it when its size changes. The kernel does that
+    /// for the terminal that controls a session, so the program gets one of its own.
+    pub fn start_on_terminal(
+        &self,
+        name: &str,
+        command: &Command,
+        terminal: &OwnedFd,
+    ) -> Result<Daemon> {
+        let mut session = Command::new("setsid");
+        session.args(["--wait", "--ctty"]).arg(command.get_program()).args(command.get_args());
+        session.current_dir("/");
+        self.spawn(name, session, Streams::Terminal(terminal.try_clone()?))
     }
 
     fn spawn(&self, name: &str, command: Command, streams: Streams) -> Result<Daemon> {

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bare_host;
+pub mod console;
 pub mod cpio;
 pub mod daemon;
 pub mod driver;
@@ -18,7 +19,9 @@ pub mod firmware;
 pub mod guest;
 pub mod initrd;
 pub mod lab;
+pub mod load;
 pub mod peer;
+pub mod programs;
 pub mod root;
 pub mod row;
 pub mod runner;

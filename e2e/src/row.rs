@@ -10,8 +10,7 @@ use crate::driver::Attach;
 use crate::driver::Driver;
 use crate::firmware;
 use crate::lab::Lab;
-use crate::peer::Peer;
-use crate::peer::{Device, Kind};
+use crate::peer::{Device, Kind, Needs, Peer};
 use crate::runner::Case;
 use crate::story::{self, Story};
 
@@ -39,9 +38,25 @@ pub enum Ring {
     Packed,
 }
 
+/// What is unusual about how the two sides are set up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Setting {
+    /// Nothing.
+    Usual,
+    /// Two queues, or two pairs of them, and two processors.
+    TwoQueues,
+    /// A driver that does without IN_ORDER, though both sides have it.
+    OutOfOrder,
+    /// viaduct shows the device the ring format that the driver does not use.
+    Converted,
+    /// The driver goes through a virtual IOMMU.
+    Iommu,
+}
+
 /// A line of the table.
 pub struct Line {
     story: Story,
+    setting: Setting,
     driver: Driver,
     device: Peer,
     ways: &'static [Way],
@@ -55,13 +70,19 @@ pub const fn line(
     ways: &'static [Way],
     rings: &'static [Ring],
 ) -> Line {
-    Line { story: Story::Work, driver, device, ways, rings }
+    Line { story: Story::Work, setting: Setting::Usual, driver, device, ways, rings }
 }
 
 impl Line {
     /// The same, but something happens.
     pub const fn when(mut self, story: Story) -> Line {
         self.story = story;
+        self
+    }
+
+    /// The same, set up in another way.
+    pub const fn with(mut self, setting: Setting) -> Line {
+        self.setting = setting;
         self
     }
 }
@@ -72,7 +93,9 @@ pub fn cases() -> Vec<Case> {
     for line in crate::table::TABLE {
         for way in line.ways {
             for ring in line.rings {
-                cases.push(case(line.story, line.driver, line.device, *way, *ring));
+                let Line { driver, device, setting, .. } = *line;
+                let row = Row { driver, device, way: *way, ring: *ring, setting };
+                cases.push(row.case(line.story));
             }
         }
     }
@@ -80,32 +103,83 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-fn case(story: Story, driver: Driver, device: Peer, way: Way, ring: Ring) -> Case {
-    const LIMIT: Duration = Duration::from_secs(180);
-    let name = format!(
-        "{}, {} on {}, {}, {}{}",
-        driver.name(),
-        device.kind().name(),
-        device.name(),
-        way.name(),
-        ring.name(),
-        story.name()
-    );
-    Case::new(name, LIMIT, move |lab| match story {
-        Story::Work => work(lab, driver, device, way, ring),
-        Story::DeviceRestarts => story::device_restarts(lab, driver, device, way, ring),
-        Story::BridgeRestarts => story::bridge_restarts(lab, driver, device, way, ring),
-        Story::DriverReturns => story::driver_returns(lab, driver, device, way, ring),
-        Story::FirmwareBoots => firmware::boots(lab, driver, device, way, ring),
-    })
+/// Who is connected to whom, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The driver's side.
+    pub driver: Driver,
+    /// The device's side.
+    pub device: Peer,
+    /// What is between them.
+    pub way: Way,
+    /// The rings that the driver uses.
+    pub ring: Ring,
+    /// What is unusual.
+    pub setting: Setting,
 }
 
-fn work(lab: &Lab, driver: Driver, peer: Peer, way: Way, ring: Ring) -> Result<()> {
-    let mut device = peer.start(lab, driver.forward_mode())?;
-    let mut bridge = Bridged::start(lab, driver, way, &device)?;
-    driver.drive(lab, &bridge.attach(peer.kind(), ring), &device)?;
-    bridge.has_not_failed()?;
-    device.daemons.first_mut().map_or(Ok(()), Daemon::has_not_failed)
+impl Row {
+    fn case(self, story: Story) -> Case {
+        const LIMIT: Duration = Duration::from_secs(180);
+        let name = format!(
+            "{}, {} on {}, {}, {}{}{}",
+            self.driver.name(),
+            self.kind().name(),
+            self.device.name(),
+            self.way.name(),
+            self.ring.name(),
+            self.setting.name(),
+            story.name()
+        );
+        Case::new(name, LIMIT, move |lab| match story {
+            Story::Work => self.work(lab),
+            Story::DeviceRestarts => story::device_restarts(lab, &self),
+            Story::BridgeRestarts => story::bridge_restarts(lab, &self),
+            Story::DriverReturns => story::driver_returns(lab, &self),
+            Story::FirmwareBoots => firmware::boots(lab, &self),
+        })
+    }
+
+    fn work(self, lab: &Lab) -> Result<()> {
+        let mut device = self.start_device(lab)?;
+        let mut bridge = Bridged::start(lab, &self, &device)?;
+        self.driver.drive(lab, &bridge.attach(&self), &device)?;
+        bridge.has_not_failed()?;
+        device.daemons.first_mut().map_or(Ok(()), Daemon::has_not_failed)
+    }
+
+    /// The kind of device.
+    pub fn kind(&self) -> Kind {
+        self.device.kind()
+    }
+
+    /// Queues that a driver finds, pairs for a network card.
+    fn queues(&self) -> u32 {
+        match self.device {
+            Peer::OwnPorts => 8,
+            Peer::OwnConsole | Peer::OwnPty | Peer::OwnTerminal => 2,
+            _ if self.setting == Setting::TwoQueues => 2,
+            _ => 1,
+        }
+    }
+
+    /// Starts the device's side.
+    pub fn start_device(&self, lab: &Lab) -> Result<Device> {
+        let needs = Needs { forward: self.driver.forward_mode(), setting: self.setting };
+        self.device.start(lab, &needs)
+    }
+
+    /// The settings of the bridge.
+    fn bridge_settings(&self, mode: &str) -> Vec<String> {
+        let mut settings = vec![format!("mode={mode}")];
+        if self.driver.takes_what_it_is_offered(self.kind()) {
+            settings.push(format!("driver-ring={}", self.ring.name()));
+        }
+        if self.setting == Setting::Converted {
+            settings.push(format!("ring={}", self.ring.other().name()));
+        }
+        settings
+    }
 }
 
 /// A device with or without viaduct before it.
@@ -117,25 +191,38 @@ pub struct Bridged {
 
 impl Bridged {
     /// Starts `viaduct bridge` before `device`, unless the way is direct.
-    pub fn start(lab: &Lab, driver: Driver, way: Way, device: &Device) -> Result<Bridged> {
-        let Some(mode) = way.mode() else {
+    pub fn start(lab: &Lab, row: &Row, device: &Device) -> Result<Bridged> {
+        let Some(mode) = row.way.mode() else {
             return Ok(Bridged { socket: device.socket.clone(), viaduct: None });
         };
         let socket = lab.path("bridge");
-        let mut command = lab.viaduct()?;
-        command.arg("bridge").arg(format!("{}:{}", driver.scheme(), socket.display()));
-        command.arg(&device.address).arg(format!("mode={mode}"));
-        let mut viaduct = lab.start("viaduct", command)?;
+        let mut command = match device.network {
+            Some(process) => lab.viaduct_in_network_of(process)?,
+            None => lab.viaduct()?,
+        };
+        let iommu = match (row.setting, row.driver.scheme()) {
+            (Setting::Iommu, "vhost-user") => ",iommu=on",
+            _ => "",
+        };
+        let driver_end = format!("{}:{}{iommu}", row.driver.scheme(), socket.display());
+        command.arg("bridge").arg(driver_end);
+        command.arg(&device.address).args(row.bridge_settings(mode));
+        let mut viaduct = match device.terminal() {
+            Some(terminal) => lab.start_on_terminal("viaduct", &command, &terminal.theirs)?,
+            None => lab.start("viaduct", command)?,
+        };
         viaduct.listens_at(&socket)?;
         Ok(Bridged { socket, viaduct: Some(viaduct) })
     }
 
     /// What a driver connects to.
-    pub fn attach(&self, kind: Kind, ring: Ring) -> Attach<'_> {
+    pub fn attach(&self, row: &Row) -> Attach<'_> {
         // viaduct keeps the driver's connection whatever happens behind it. QEMU's other devices
         // do not wait for a connection that comes late, and fail.
+        let kind = row.kind();
         let reconnects = self.viaduct.is_none() && matches!(kind, Kind::Block | Kind::Net);
-        Attach { kind, socket: &self.socket, ring, reconnects }
+        let (ring, setting) = (row.ring, row.setting);
+        Attach { kind, socket: &self.socket, ring, setting, queues: row.queues(), reconnects }
     }
 
     /// Kills viaduct as a crash would; its socket stays.
@@ -170,11 +257,32 @@ impl Way {
 }
 
 impl Ring {
+    /// The other one.
+    fn other(self) -> Ring {
+        match self {
+            Ring::Split => Ring::Packed,
+            Ring::Packed => Ring::Split,
+        }
+    }
+
     /// For people.
     pub fn name(self) -> &'static str {
         match self {
             Ring::Split => "split",
             Ring::Packed => "packed",
+        }
+    }
+}
+
+impl Setting {
+    /// For people; empty for the usual one.
+    fn name(self) -> &'static str {
+        match self {
+            Setting::Usual => "",
+            Setting::TwoQueues => ", two queues",
+            Setting::OutOfOrder => ", out of order",
+            Setting::Converted => ", the device sees the other format",
+            Setting::Iommu => ", virtual IOMMU",
         }
     }
 }

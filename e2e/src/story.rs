@@ -3,10 +3,10 @@
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
-use crate::driver::{Attach, Driver};
+use crate::driver::Attach;
 use crate::lab::Lab;
-use crate::peer::Peer;
-use crate::row::{Bridged, Ring, Way};
+use crate::load::Load;
+use crate::row::{Bridged, Row};
 use crate::work;
 
 /// An event under load.
@@ -39,61 +39,54 @@ impl Story {
 }
 
 /// Kills the daemon with requests in flight; the load must end as if nothing had been.
-pub fn device_restarts(lab: &Lab, driver: Driver, peer: Peer, way: Way, ring: Ring) -> Result<()> {
+pub fn device_restarts(lab: &Lab, row: &Row) -> Result<()> {
     const TIMES: u32 = 3;
-    let kind = peer.kind();
-    let mut device = peer.start(lab, driver.forward_mode())?;
-    let mut bridge = Bridged::start(lab, driver, way, &device)?;
-    let mut guest = driver.guest(lab, &bridge.attach(kind, ring))?.boot()?;
-    work::start_load(&mut guest.shell, kind)?;
+    let mut device = row.start_device(lab)?;
+    let mut bridge = Bridged::start(lab, row, &device)?;
+    let mut load = Load::start(lab, row, &bridge.attach(row))?;
     for time in 1..=TIMES {
         let daemon = device.daemons.remove(0);
         daemon.signal(Signal::KILL)?;
         daemon.kill();
-        // The guest must not notice more than silence.
-        guest.shell.run("true").context("the guest while its device is gone")?;
-        device = peer.start(lab, driver.forward_mode())?;
-        work::load_goes_on(&mut guest.shell, kind).with_context(|| format!("restart {time}"))?;
+        // The driver must not notice more than silence.
+        load.is_well().context("the driver while its device is gone")?;
+        device = row.start_device(lab)?;
+        load.goes_on().with_context(|| format!("restart {time}"))?;
     }
-    work::end_load(&mut guest.shell, kind)?;
-    guest.qemu.is_alive()?;
+    load.end(lab, &bridge.attach(row))?;
     bridge.has_not_failed()
 }
 
 /// Kills viaduct with requests in flight; QEMU finds the next one at the same socket, hands it the
 /// record of what was in flight, and the load ends as if nothing had been.
-pub fn bridge_restarts(lab: &Lab, driver: Driver, peer: Peer, way: Way, ring: Ring) -> Result<()> {
+pub fn bridge_restarts(lab: &Lab, row: &Row) -> Result<()> {
     const TIMES: u32 = 3;
-    let kind = peer.kind();
-    let mut device = peer.start(lab, driver.forward_mode())?;
-    let mut bridge = Bridged::start(lab, driver, way, &device)?;
-    let attach = Attach { reconnects: true, ..bridge.attach(kind, ring) };
-    let mut guest = driver.guest(lab, &attach)?.boot()?;
-    work::start_load(&mut guest.shell, kind)?;
+    let mut device = row.start_device(lab)?;
+    let mut bridge = Bridged::start(lab, row, &device)?;
+    let attach = Attach { reconnects: true, ..bridge.attach(row) };
+    let mut load = Load::start(lab, row, &attach)?;
     for time in 1..=TIMES {
         bridge.kill();
-        guest.shell.run("true").context("the guest while viaduct is gone")?;
+        load.is_well().context("the driver while viaduct is gone")?;
         // qemu-storage-daemon may abort when its driver goes with requests in flight
         // (`!server->wait_idle`); then both are gone, which must do no harm either.
         if device.daemons.first_mut().is_some_and(|daemon| daemon.is_alive().is_err()) {
-            device = peer.start(lab, driver.forward_mode())?;
+            device = row.start_device(lab)?;
         }
-        bridge = Bridged::start(lab, driver, way, &device)?;
-        work::load_goes_on(&mut guest.shell, kind).with_context(|| format!("restart {time}"))?;
+        bridge = Bridged::start(lab, row, &device)?;
+        load.goes_on().with_context(|| format!("restart {time}"))?;
     }
-    work::end_load(&mut guest.shell, kind)?;
-    guest.qemu.is_alive()?;
+    load.end(lab, &bridge.attach(row))?;
     bridge.has_not_failed()
 }
 
 /// Kills the guest with requests in flight; the next one finds a working device.
-pub fn driver_returns(lab: &Lab, driver: Driver, peer: Peer, way: Way, ring: Ring) -> Result<()> {
-    let kind = peer.kind();
-    let device = peer.start(lab, driver.forward_mode())?;
-    let mut bridge = Bridged::start(lab, driver, way, &device)?;
-    let mut first = driver.guest(lab, &bridge.attach(kind, ring))?.boot()?;
-    work::start_load(&mut first.shell, kind)?;
+pub fn driver_returns(lab: &Lab, row: &Row) -> Result<()> {
+    let device = row.start_device(lab)?;
+    let mut bridge = Bridged::start(lab, row, &device)?;
+    let mut first = row.driver.guest(lab, &bridge.attach(row))?.boot()?;
+    work::start_load(&mut first.shell, row.kind())?;
     first.qemu.kill();
-    driver.drive(lab, &bridge.attach(kind, ring), &device).context("the second guest")?;
+    row.driver.drive(lab, &bridge.attach(row), &device).context("the second guest")?;
     bridge.has_not_failed()
 }

@@ -2,11 +2,14 @@
 //! on the first wrong byte.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::console::{self, SIZES};
+use crate::driver::Attach;
 use crate::peer::{Device, GUEST_ADDRESS, Kind, PEER_ADDRESS};
+use crate::row::{Ring, Setting};
 use crate::shell::Shell;
 
 /// The tag of the shared file system.
@@ -39,8 +42,20 @@ pub fn exercise(shell: &mut Shell, kind: Kind, names: &Names, device: &Device) -
         Kind::Net => net(shell, names.card, device.iperf_port),
         Kind::Rng => script(shell, "rng.sh", include_str!("../../guest/rng.sh"), &[]),
         Kind::Fs => fs(shell, device),
-        Kind::Console => console(shell),
+        Kind::Console => console(shell, device),
     }
+}
+
+/// Checks what driver and device have agreed on: the format of the rings and what is unusual.
+pub fn check_agreement(shell: &mut Shell, to: &Attach<'_>) -> Result<()> {
+    let packed = u8::from(to.ring == Ring::Packed).to_string();
+    let is = |setting| if to.setting == setting { "1" } else { "0" };
+    let values = [
+        ("packed", packed.as_str()),
+        ("iommu", is(Setting::Iommu)),
+        ("two_queues", is(Setting::TwoQueues)),
+    ];
+    script(shell, "agreement.sh", include_str!("../../guest/agreement.sh"), &values)
 }
 
 /// Writes verified, more requests than the index counts, a file system, the driver unbound and
@@ -121,6 +136,34 @@ fn script(shell: &mut Shell, name: &str, text: &str, values: &[(&str, &str)]) ->
     shell.run_within(LIMIT, &format!(": {name}\n{values}{text}")).map(drop)
 }
 
-fn console(shell: &mut Shell) -> Result<()> {
-    script(shell, "console", "test -c /dev/hvc0", &[])
+/// Bytes out and back at every port, and another size if there is a terminal.
+fn console(shell: &mut Shell, device: &Device) -> Result<()> {
+    for port in &device.ports {
+        let is_console = port.name.is_empty();
+        // Linux gives its console 16 bytes a request, a port a page and more.
+        let bytes = pattern(if is_console { 40_000 } else { 2_000_000 });
+        let deadline = Instant::now() + LIMIT;
+        std::thread::scope(|scope| -> Result<()> {
+            let host = scope.spawn(|| console::echo(port, &bytes, deadline));
+            let count = bytes.len().to_string();
+            let values = [("name", port.name), ("bytes", count.as_str())];
+            let guest =
+                script(shell, "console.sh", include_str!("../../guest/console.sh"), &values);
+            let host = host.join().unwrap_or_else(|_| Err(anyhow!("the test panicked")));
+            host.with_context(|| format!("port {:?}, at the host", port.name)).and(guest)
+        })?;
+    }
+    let Some(terminal) = device.terminal() else { return Ok(()) };
+    for size in SIZES {
+        terminal.resize(size)?;
+        let (columns, rows) = (size.0.to_string(), size.1.to_string());
+        let values = [("columns", columns.as_str()), ("rows", rows.as_str())];
+        script(shell, "resize.sh", include_str!("../../guest/resize.sh"), &values)?;
+    }
+    Ok(())
+}
+
+/// Bytes of every value in no short period.
+fn pattern(len_bytes: usize) -> Vec<u8> {
+    (0..len_bytes as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
 }
