@@ -59,8 +59,20 @@ impl MoverError {
 /// Brings a chain's bytes to where the device can reach them, and what it wrote back. No method may
 /// wait or allocate.
 pub trait Mover: Send + 'static {
-    /// What the mover keeps with a chain that is with the device.
-    type Load: Send + 'static;
+    /// What the mover keeps with a chain that is with the device; the default value for a chain
+    /// that went as it is.
+    type Load: Default + Send + 'static;
+
+    /// Whether nothing is left to do when a chain comes back: then [`Mover::inbound`] is left out.
+    const ONE_WAY: bool = false;
+
+    /// Whether the device can have a chain of this one buffer as it is; else [`Mover::outbound`]
+    /// looks at it.
+    #[inline]
+    fn goes_as_it_is(&self, memory: &Resolver, segment: Segment, writable: bool) -> bool {
+        let _ = (memory, segment, writable);
+        false
+    }
 
     /// Prepares `chain` for the device.
     ///

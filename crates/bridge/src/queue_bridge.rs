@@ -1,9 +1,11 @@
+mod burst;
+
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mem::{DriverAddress, MemoryMap};
-use virtqueue::{Chain, ChainId, IndirectArea, QueueError, QueuePosition, QueueSpec};
+use virtqueue::{Burst, Chain, ChainId, IndirectArea, QueueError, QueuePosition, QueueSpec};
 use worker::{Progress, Task};
 
 use crate::fault::Fault;
@@ -20,6 +22,8 @@ const RECHECK: Duration = Duration::from_millis(100);
 pub struct QueueBridge<M: Mover> {
     parts: BridgeParts<M>,
     chain: Chain,
+    /// Empty between two polls.
+    burst: Burst,
     limiter: Option<Limiter>,
     /// Chains taken from the driver and handed on.
     taken: u32,
@@ -58,6 +62,7 @@ impl<M: Mover> QueueBridge<M> {
     pub fn new(parts: BridgeParts<M>) -> Self {
         Self {
             chain: Chain::with_capacity(parts.driver.size().into()),
+            burst: Burst::new(),
             limiter: Limiter::new(parts.limits),
             parts,
             taken: 0,
@@ -176,8 +181,12 @@ impl<M: Mover> QueueBridge<M> {
     #[inline]
     fn collect(&mut self, budget: u32) -> Result<u32, Fault> {
         let (mut done, mut bytes) = (0, 0);
+        let in_bursts = M::ONE_WAY && self.parts.ends.observer.is_none();
+        if in_bursts {
+            done = self.collect_bursts(budget, &mut bytes)?;
+        }
         let mut next = self.stuck.take();
-        while done < budget {
+        while done < budget && !in_bursts {
             let used = match next.take() {
                 Some(stuck) => Some(stuck),
                 None => self.parts.device.take_used().map_err(Fault::Device)?,
@@ -246,9 +255,11 @@ impl<M: Mover> QueueBridge<M> {
     #[inline]
     fn submit(&mut self, budget: u32) -> Result<u32, Fault> {
         self.blocked = Blocked::No;
-        let mut done = 0;
         let mut bytes = 0;
-        while done < budget {
+        let mut done = self.submit_burst(budget, &mut bytes);
+        // What comes behind a burst waits for the next poll.
+        let in_burst = done > 0;
+        while done < budget && !in_burst {
             match self.next()? {
                 Some(id) => match self.pass_on(id)? {
                     Some(len) => bytes += len,

@@ -21,6 +21,13 @@ impl TranslateMover {
 impl Mover for TranslateMover {
     type Load = ();
 
+    const ONE_WAY: bool = true;
+
+    #[inline]
+    fn goes_as_it_is(&self, memory: &Resolver, segment: Segment, writable: bool) -> bool {
+        memory.is_in_last(segment.addr, segment.len, writable)
+    }
+
     #[inline]
     fn outbound(&mut self, memory: &mut Resolver, chain: &Chain) -> Result<Step<()>, MoverError> {
         for segment in chain.readable() {

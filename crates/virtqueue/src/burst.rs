@@ -63,6 +63,16 @@ impl Burst {
         &self.writable[..self.len]
     }
 
+    /// Puts a chain in of which only the id is of interest, to be given back with others.
+    ///
+    /// # Panics
+    /// If there is no room.
+    #[inline]
+    pub fn add(&mut self, id: ChainId) {
+        self.ids[self.len] = id.finish();
+        self.len += 1;
+    }
+
     /// Takes the last chain out.
     #[inline]
     pub fn pop(&mut self) -> Option<ChainId> {
@@ -76,8 +86,9 @@ impl Burst {
     }
 
     /// How many more there is room for.
+    #[must_use]
     #[inline]
-    pub(crate) fn room(&self) -> usize {
+    pub fn room(&self) -> usize {
         MAX_BURST - self.len
     }
 
@@ -87,6 +98,16 @@ impl Burst {
         self.segments[self.len] = segment;
         self.writable[self.len] = writable;
         self.len += 1;
+    }
+
+    /// All chains with their buffers, and whether the device writes those; the burst is empty from
+    /// now on.
+    #[inline]
+    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = (ChainId, Segment, bool)> {
+        let len = std::mem::take(&mut self.len);
+        let (ids, segments) = (&self.ids[..len], &self.segments[..len]);
+        let buffers = segments.iter().zip(&self.writable[..len]);
+        ids.iter().zip(buffers).map(|(&id, (&segment, &w))| (ChainId::new(id), segment, w))
     }
 
     /// The ids, which count as given back from now on, with so many lengths.

@@ -17,6 +17,7 @@ use virtqueue::{
 #[derive(Clone, Debug)]
 enum Step {
     Offer { readable: usize, writable: usize },
+    OfferBurst(usize),
     PublishAvailable,
     Take,
     TakeBurst(usize),
@@ -25,6 +26,7 @@ enum Step {
     GiveBack { which: usize, written: u32 },
     PublishUsed,
     TakeUsed,
+    TakeUsedBurst(usize),
     ArmKick,
     DisarmKick,
     ArmInterrupt,
@@ -108,6 +110,7 @@ impl Pair {
     fn step(&mut self, step: Step) {
         match step {
             Step::Offer { readable, writable } => self.offer(readable, writable),
+            Step::OfferBurst(most) => self.offer_burst(most),
             Step::PublishAvailable => self.publish_available(),
             Step::Take => self.take(),
             Step::TakeBurst(most) => self.take_burst(most),
@@ -116,6 +119,7 @@ impl Pair {
             Step::GiveBack { which, written } => self.give_back(which, written),
             Step::PublishUsed => self.publish_used(),
             Step::TakeUsed => self.take_used(),
+            Step::TakeUsedBurst(most) => self.take_used_burst(most),
             Step::ArmKick => {
                 let more = self.device.arm_kick();
                 assert_eq!(more, !self.available.is_empty());
@@ -157,6 +161,32 @@ impl Pair {
         } else {
             assert!(self.in_flight() > 0 || readable + writable > self.driver.max_segments());
         }
+    }
+
+    /// What is taken from one ring goes into another, as in a bridge.
+    fn offer_burst(&mut self, most: usize) {
+        let rig = Rig::new(plain(RingFormat::Split, 8));
+        let (mut driver, mut device) = (rig.driver(None), rig.device());
+        let from = self.offered.len();
+        for at in 0..self.driver.room().min(most) as u32 {
+            let context = self.next_context + at;
+            let (piece, none) = (vec![segment(u64::from(context), 1 + context % 7)], Vec::new());
+            let both = if context.is_multiple_of(2) { (piece, none) } else { (none, piece) };
+            let buffers = Buffers { context, readable: both.0, writable: both.1 };
+            driver.offer(&buffers.readable, &buffers.writable, context).unwrap();
+            self.offered.push_back(buffers);
+        }
+        driver.publish_available();
+        let mut burst = Burst::new();
+        device.take_burst(8, &mut burst);
+        self.driver.offer_burst(&mut burst, |id| {
+            id.abandon();
+            self.next_context += 1;
+            self.next_context - 1
+        });
+        assert!(burst.is_empty());
+        let newest = self.offered.back().map(|buffers| buffers.context + 1);
+        assert!(self.offered.len() == from || newest == Some(self.next_context));
     }
 
     fn publish_available(&mut self) {
@@ -271,6 +301,14 @@ impl Pair {
         assert_eq!(self.driver.take_used().unwrap(), self.used.pop_front());
     }
 
+    fn take_used_burst(&mut self, most: usize) {
+        let mut taken = Vec::new();
+        let count = self.driver.take_used_burst(most, |id, len| taken.push((id, len))).unwrap();
+        assert_eq!(count, taken.len());
+        let expected: Vec<_> = self.used.drain(..self.used.len().min(most)).collect();
+        assert_eq!(taken, expected);
+    }
+
     /// The device dies; what is in flight is offered to the next one in the order it was offered
     /// first.
     fn restart(&mut self) {
@@ -365,6 +403,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0..4usize, 0..4usize).prop_filter_map("a segment", |(readable, writable)| {
             (readable + writable > 0).then_some(Step::Offer { readable, writable })
         }),
+        1 => (0..6usize).prop_map(Step::OfferBurst),
         4 => Just(Step::PublishAvailable),
         7 => Just(Step::Take),
         2 => (0..6usize).prop_map(Step::TakeBurst),
@@ -377,7 +416,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         7 => (any::<usize>(), 0..8u32)
             .prop_map(|(which, written)| Step::GiveBack { which, written }),
         4 => Just(Step::PublishUsed),
-        7 => Just(Step::TakeUsed),
+        5 => Just(Step::TakeUsed),
+        3 => (0..6usize).prop_map(Step::TakeUsedBurst),
         2 => Just(Step::ArmKick),
         1 => Just(Step::DisarmKick),
         2 => Just(Step::ArmInterrupt),

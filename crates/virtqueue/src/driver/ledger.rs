@@ -140,6 +140,12 @@ impl<T> Ledger<T> {
         self.in_order
     }
 
+    /// Free descriptors.
+    #[inline]
+    pub(super) fn free(&self) -> usize {
+        self.free.into()
+    }
+
     /// Whether a chain of so many segments goes into an indirect table now.
     #[inline]
     pub(super) fn would_use_table(&self, segments: usize) -> bool {
@@ -208,6 +214,37 @@ impl<T> Ledger<T> {
             table,
         };
         head
+    }
+
+    /// Notes chains of one segment each, for which there is room; tells `place` the id of each.
+    #[inline]
+    pub(super) fn insert_singles(
+        &mut self,
+        chains: impl Iterator<Item = (Segment, bool, T)>,
+        mut place: impl FnMut(u16, Segment, bool),
+    ) {
+        // Copies, which stay in registers.
+        let (mut id, mut ordinal) = (self.first_free, self.offered);
+        let (records, pending) = (&mut *self.records, &mut *self.chains);
+        for (segment, writable, context) in chains {
+            place(id, segment, writable);
+            ordinal += 1;
+            pending[usize::from(id)] = Pending {
+                context: Some(context),
+                ordinal,
+                writable_len: if writable { segment.len } else { 0 },
+                segments: 1,
+                readable: u16::from(!writable),
+                table: NO_TABLE,
+            };
+            let record = &mut records[usize::from(id)];
+            (record.addr, record.len) = (segment.addr, segment.len);
+            id = record.next;
+        }
+        let count = (ordinal - self.offered) as u16;
+        (self.first_free, self.offered) = (id, ordinal);
+        self.free -= count;
+        self.in_flight += count;
     }
 
     /// Checks a used id and length as the device wrote them.

@@ -8,7 +8,7 @@ use crate::barrier::Barrier;
 use crate::device::{PackedTables, available_bits, flag, has_bits, used_bits};
 use crate::event::packed_crossed;
 use crate::event::packed_word::{self, Wish};
-use crate::{PackedPoint, QueueError, QueuePosition, QueueSpec};
+use crate::{Burst, ChainId, PackedPoint, QueueError, QueuePosition, QueueSpec};
 
 /// The driver's side of a packed virtqueue.
 #[derive(Debug)]
@@ -172,6 +172,32 @@ impl<T> PackedDriver<T> {
         self.offered += 1;
     }
 
+    /// See [`crate::DriverQueue::offer_burst`].
+    #[inline]
+    pub(super) fn offer_burst(&mut self, burst: &mut Burst, mut context: impl FnMut(ChainId) -> T) {
+        let ring = &*self.tables.ring;
+        // Copies, which stay in registers.
+        let (mut at, mut offered, size) = (self.available, self.offered, self.size);
+        let mut unpublished = self.unpublished;
+        let chains = burst.take_all().map(|(id, segment, write)| (segment, write, context(id)));
+        self.ledger.insert_singles(chains, |id, segment, writable| {
+            let descriptor = &ring[usize::from(at.index)];
+            descriptor.set_addr(segment.addr.0, Ordering::Relaxed);
+            descriptor.set_len(segment.len, Ordering::Relaxed);
+            descriptor.set_id(id, Ordering::Relaxed);
+            let flags = if writable { flag::WRITE } else { 0 } | available_bits(at.wrap);
+            // As in `set_flags_or_wait`: holding back the first holds back all.
+            if offered == 0 {
+                unpublished = (at.index, flags);
+            } else {
+                descriptor.set_flags(flags, Ordering::Relaxed);
+            }
+            at = at.advanced(1, size);
+            offered += 1;
+        });
+        (self.available, self.offered, self.unpublished) = (at, offered, unpublished);
+    }
+
     #[inline]
     pub(super) fn publish_available(&mut self) {
         if self.offered > 0 {
@@ -227,6 +253,52 @@ impl<T> PackedDriver<T> {
         let (context, written, slots) = self.ledger.complete(id.into(), len, sure)?;
         self.used = self.used.advanced(slots, self.size);
         Ok(Some((context, written)))
+    }
+
+    /// See [`crate::DriverQueue::take_used_burst`].
+    #[inline]
+    pub(super) fn take_used_burst(
+        &mut self,
+        most: usize,
+        mut each: impl FnMut(T, u32),
+    ) -> Result<usize, QueueError> {
+        let mut taken = 0;
+        if self.ledger.is_in_order() {
+            while taken < most
+                && let Some((context, written)) = self.take_used()?
+            {
+                each(context, written);
+                taken += 1;
+            }
+            return Ok(taken);
+        }
+        let ring = &*self.tables.ring;
+        // Copies, which stay in registers.
+        let (mut at, size) = (self.used, self.size);
+        while taken < most {
+            let descriptor = &ring[usize::from(at.index)];
+            // Acquire: as in `take_used`.
+            let flags = descriptor.flags(Barrier::SeeUsed.acquire());
+            if !has_bits(flags, used_bits(at.wrap)) {
+                break;
+            }
+            let id = descriptor.id(Ordering::Relaxed);
+            let len = descriptor.len(Ordering::Relaxed);
+            let sure = flags & flag::WRITE != 0;
+            match self.ledger.complete(id.into(), len, sure) {
+                Ok((context, written, slots)) => {
+                    each(context, written);
+                    at = at.advanced(slots, size);
+                }
+                Err(error) => {
+                    self.used = at;
+                    return Err(error);
+                }
+            }
+            taken += 1;
+        }
+        self.used = at;
+        Ok(taken)
     }
 
     /// The next chain of the batch, if there is one.

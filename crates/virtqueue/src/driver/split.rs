@@ -8,7 +8,7 @@ use super::ledger::{Ledger, NO_TABLE, Offer};
 use crate::barrier::Barrier;
 use crate::device::{SplitTables, flag, split_header};
 use crate::event::{SPLIT_NO_EVENT, split_crossed};
-use crate::{QueueError, QueuePosition, QueueSpec};
+use crate::{Burst, ChainId, QueueError, QueuePosition, QueueSpec};
 
 /// The driver's side of a split virtqueue.
 #[derive(Debug)]
@@ -156,6 +156,25 @@ impl<T> SplitDriver<T> {
         self.enqueue(head);
     }
 
+    /// See [`crate::DriverQueue::offer_burst`].
+    #[inline]
+    pub(super) fn offer_burst(&mut self, burst: &mut Burst, mut context: impl FnMut(ChainId) -> T) {
+        let (descriptors, available) = (&*self.tables.descriptors, &*self.tables.available);
+        // Copies, which stay in registers.
+        let (mut at, mask) = (self.next_available, self.mask);
+        let chains = burst.take_all().map(|(id, segment, write)| (segment, write, context(id)));
+        self.ledger.insert_singles(chains, |head, segment, writable| {
+            let descriptor = &descriptors[usize::from(head)];
+            descriptor.set_addr(segment.addr.0, Ordering::Relaxed);
+            descriptor.set_len(segment.len, Ordering::Relaxed);
+            descriptor.set_flags(if writable { flag::WRITE } else { 0 }, Ordering::Relaxed);
+            let slot = split_header::ENTRIES + usize::from(at & mask);
+            available[slot].store(head.to_le(), Ordering::Relaxed);
+            at = at.wrapping_add(1);
+        });
+        self.next_available = at;
+    }
+
     #[inline]
     fn enqueue(&mut self, head: u16) {
         let slot = split_header::ENTRIES + usize::from(self.next_available & self.mask);
@@ -213,6 +232,37 @@ impl<T> SplitDriver<T> {
         };
         self.next_used = self.next_used.wrapping_add(1);
         Ok(Some((context, written)))
+    }
+
+    /// See [`crate::DriverQueue::take_used_burst`].
+    #[inline]
+    pub(super) fn take_used_burst(
+        &mut self,
+        most: usize,
+        mut each: impl FnMut(T, u32),
+    ) -> Result<usize, QueueError> {
+        let mut taken = 0;
+        if self.ledger.is_in_order() {
+            while taken < most
+                && let Some((context, written)) = self.take_used()?
+            {
+                each(context, written);
+                taken += 1;
+            }
+            return Ok(taken);
+        }
+        if usize::from(self.seen_used.wrapping_sub(self.next_used)) < most {
+            self.look_again()?;
+        }
+        let ready = usize::from(self.seen_used.wrapping_sub(self.next_used)).min(most);
+        while taken < ready {
+            let (id, written) = self.used_element();
+            let (context, written, _) = self.ledger.complete(id, written, true)?;
+            self.next_used = self.next_used.wrapping_add(1);
+            each(context, written);
+            taken += 1;
+        }
+        Ok(taken)
     }
 
     /// Reads the device's index; returns whether there is something new.

@@ -114,16 +114,24 @@ impl Target {
     }
 
     fn take_used(&mut self, noise: &mut Unstructured) -> Result<()> {
-        match self.queue.take_used() {
-            Ok(Some((context, written))) => {
-                let at = self.offered.iter().position(|offered| offered.context == context);
-                let at = at.expect("only what was offered, and once");
-                assert!(at == 0 || !self.rig.spec.in_order);
-                let room = self.offered.remove(at).unwrap().writable.iter().map(|s| s.len).sum();
-                assert!(written <= room);
-                self.taken = self.taken.wrapping_add(1);
-            }
-            Ok(None) => {}
+        let mut taken = Vec::new();
+        let result = if noise.ratio(1, 4)? {
+            let most = noise.int_in_range(0..=9)?;
+            self.queue.take_used_burst(most, |context, written| taken.push((context, written)))
+        } else {
+            self.queue.take_used().map(|used| used.into_iter().map(|used| taken.push(used)).count())
+        };
+        assert!(result.as_ref().is_ok_and(|&count| count == taken.len()) || result.is_err());
+        for (context, written) in taken {
+            let at = self.offered.iter().position(|offered| offered.context == context);
+            let at = at.expect("only what was offered, and once");
+            assert!(at == 0 || !self.rig.spec.in_order);
+            let room = self.offered.remove(at).unwrap().writable.iter().map(|s| s.len).sum();
+            assert!(written <= room);
+            self.taken = self.taken.wrapping_add(1);
+        }
+        match result {
+            Ok(_) => {}
             Err(_) if noise.arbitrary()? => {
                 self.drain();
                 self.queue = self.rig.driver(self.area);
