@@ -230,6 +230,13 @@ impl MapReader {
         is_cut
     }
 
+    /// The snapshot.
+    #[must_use]
+    #[inline]
+    pub fn map(&self) -> &Arc<MemoryMap> {
+        self.resolver.map()
+    }
+
     /// The snapshot, for resolving addresses.
     #[inline]
     pub fn resolver(&mut self) -> &mut Resolver {

@@ -36,7 +36,7 @@ pub use map::{
     Access, Backing, DriverAddress, MAX_REGIONS, MemoryError, MemoryMap, Region, Resolver,
 };
 pub use mapping::{FileCache, Mapping};
-pub use piece::Piece;
+pub use piece::{Piece, Pieces};
 pub use shared::Shared;
 pub use span::{OwnedSpan, Span};
 pub use table::Table;

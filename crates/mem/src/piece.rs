@@ -14,32 +14,60 @@ pub struct Piece<'m> {
     _memory: PhantomData<&'m Mapping>,
 }
 
+/// Where [`Piece`]s of one memory map are cut from: the region hit last, resolved once for many of
+/// them.
+#[derive(Clone, Copy)]
+pub struct Pieces<'m> {
+    map: &'m MemoryMap,
+    start: u64,
+    /// 0 as long as none was hit.
+    len: u64,
+    base: NonNull<u8>,
+    writable: bool,
+}
+
 impl MemoryMap {
+    /// Pieces of this memory.
+    #[must_use]
+    #[inline]
+    pub fn pieces(&self) -> Pieces<'_> {
+        Pieces { map: self, start: 0, len: 0, base: NonNull::dangling(), writable: false }
+    }
+}
+
+impl<'m> Pieces<'m> {
     /// The `len` bytes at `at`; `None` if they are not all in one mapped region, or if writes are
-    /// logged: then [`MemoryMap::span`] tells more. `hint` is as in [`MemoryMap::span_near`].
+    /// logged: then [`MemoryMap::span`] tells more.
     #[inline]
     #[must_use]
-    pub fn piece(&self, hint: &mut usize, at: DriverAddress, len: u32) -> Option<Piece<'_>> {
-        let region = match self.regions().get(*hint) {
-            Some(region) if region.contains(at) => region,
-            _ => {
-                *hint = self.find(at).ok()?;
-                &self.regions()[*hint]
-            }
-        };
-        let skip = at.0 - region.start.0;
-        if u64::from(len) > region.len - skip || self.dirty_log().is_some() {
+    pub fn piece(&mut self, at: DriverAddress, len: u32) -> Option<Piece<'m>> {
+        if at.0.wrapping_sub(self.start) >= self.len {
+            self.look_up(at)?;
+        }
+        let skip = at.0.wrapping_sub(self.start);
+        if u64::from(len) > self.len - skip {
             return None;
         }
+        // SAFETY: skip + len <= self.len, checked above, and so many bytes are mapped at `base`:
+        // see `look_up`.
+        let base = unsafe { self.base.add(skip as usize) };
+        Some(Piece { base, len, writable: self.writable, _memory: PhantomData })
+    }
+
+    /// Turns to the region that holds `at`.
+    #[cold]
+    fn look_up(&mut self, at: DriverAddress) -> Option<()> {
+        let region = &self.map.regions()[self.map.find(at).ok()?];
         let Backing::Mapped { mapping, offset } = &region.backing else { return None };
-        let offset = offset.checked_add(skip as usize)?;
-        if offset.checked_add(len as usize)? > mapping.len() {
+        let whole = offset.checked_add(usize::try_from(region.len).ok()?)? <= mapping.len();
+        if !whole || self.map.dirty_log().is_some() {
             return None;
         }
-        // SAFETY: offset + len <= mapping.len(), checked above.
-        let base = unsafe { mapping.base().add(offset) };
-        let writable = mapping.is_writable() && region.access.may_write();
-        Some(Piece { base, len, writable, _memory: PhantomData })
+        // SAFETY: offset + region.len <= mapping.len(), checked above.
+        self.base = unsafe { mapping.base().add(*offset) };
+        (self.start, self.len) = (region.start.0, region.len);
+        self.writable = mapping.is_writable() && region.access.may_write();
+        Some(())
     }
 }
 
@@ -151,9 +179,9 @@ mod tests {
             let bytes: Vec<u8> = (0..len).map(|at| (at * 7 + len) as u8).collect();
             map.write(DriverAddress(BASE + 1), &bytes).unwrap();
             map.write(DriverAddress(BASE + 2001), &[0xee; 310]).unwrap();
-            let mut hint = 9;
-            let from = map.piece(&mut hint, DriverAddress(BASE + 1), len).unwrap();
-            let to = map.piece(&mut hint, DriverAddress(BASE + 2001), len + 3).unwrap();
+            let mut pieces = map.pieces();
+            let from = pieces.piece(DriverAddress(BASE + 1), len).unwrap();
+            let to = pieces.piece(DriverAddress(BASE + 2001), len + 3).unwrap();
             assert_eq!(from.first::<4>(), bytes[..4]);
             from.copy_behind([1, 2, 3, 4], &to);
             let mut found = vec![0; len as usize + 3];
@@ -167,10 +195,14 @@ mod tests {
     #[test]
     fn a_piece_lies_in_one_region_and_knows_what_is_allowed() {
         let map = map(Access::Read);
-        let mut hint = 0;
-        assert!(map.piece(&mut hint, DriverAddress(BASE + 4000), 97).is_none());
-        assert!(map.piece(&mut hint, DriverAddress(BASE + 8190), 3).is_none());
-        assert!(map.piece(&mut hint, DriverAddress(5), 3).is_none());
-        assert!(!map.piece(&mut hint, DriverAddress(BASE + 4000), 96).unwrap().is_writable());
+        let mut pieces = map.pieces();
+        assert!(pieces.piece(DriverAddress(5), 0).is_none());
+        assert!(pieces.piece(DriverAddress(BASE + 4000), 97).is_none());
+        assert!(pieces.piece(DriverAddress(BASE + 8190), 3).is_none());
+        assert!(pieces.piece(DriverAddress(5), 3).is_none());
+        assert!(pieces.piece(DriverAddress(u64::MAX), 3).is_none());
+        assert!(!pieces.piece(DriverAddress(BASE + 4000), 96).unwrap().is_writable());
+        assert!(pieces.piece(DriverAddress(BASE + 4096), 4096).is_some());
+        assert!(pieces.piece(DriverAddress(BASE + 8192), 1).is_none());
     }
 }

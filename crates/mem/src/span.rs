@@ -207,13 +207,19 @@ impl<'m> Span<'m> {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(crate) fn prefetch_line(line: *const u8, write: bool) {
-    use core::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+    use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     if write {
-        // SAFETY: a hint that never faults, whatever the address; part of every x86-64 processor,
-        // or a no-operation there.
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast()) };
+        // The compiler makes an ordinary prefetch of `_MM_HINT_ET0` unless it may assume PRFCHW,
+        // and that fetches a line that has to be asked for a second time before it can be written.
+        // SAFETY: a hint that never faults, whatever the address, and writes nothing; x86-64
+        // processors too old to know it do nothing.
+        unsafe {
+            core::arch::asm!(
+                "prefetchw byte ptr [{0}]", in(reg) line, options(nostack, preserves_flags)
+            );
+        };
     } else {
-        // SAFETY: as above.
+        // SAFETY: a hint that never faults, whatever the address; part of every x86-64 processor.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
     }
 }

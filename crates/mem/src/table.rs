@@ -53,6 +53,18 @@ unsafe impl<T: Shared> Send for Table<T> {}
 #[cfg(not(loom))]
 unsafe impl<T: Shared> Sync for Table<T> {}
 
+#[cfg(not(loom))]
+impl<T: Shared> Table<T> {
+    /// Begins to fetch the line of entry `index`, if there is one, into the cache, to be read or,
+    /// if `write`, to be written soon.
+    #[inline]
+    pub fn prefetch(&self, index: usize, write: bool) {
+        if let Some(entry) = self.get(index) {
+            crate::span::prefetch_line(std::ptr::from_ref(entry).cast(), write);
+        }
+    }
+}
+
 /// Under loom a table is an ordinary array of loom's atomics.
 #[cfg(loom)]
 pub struct Table<T: Shared> {
@@ -65,6 +77,9 @@ impl<T: Shared> Table<T> {
     pub fn from_entries(entries: Arc<[T]>) -> Self {
         Self { entries }
     }
+
+    /// Nothing: a model has no caches.
+    pub fn prefetch(&self, _index: usize, _write: bool) {}
 }
 
 #[cfg(loom)]

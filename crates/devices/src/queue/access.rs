@@ -196,8 +196,8 @@ impl QueueAccess {
 
     /// The snapshot of memory in use.
     #[inline]
-    pub(crate) fn map(&mut self) -> Arc<MemoryMap> {
-        Arc::clone(self.memory.resolver().map())
+    pub(crate) fn map(&self) -> &MemoryMap {
+        self.memory.map()
     }
 
     /// Serves up to `budget` chains one by one; returns whether any was done.

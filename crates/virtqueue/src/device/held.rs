@@ -186,6 +186,47 @@ impl Held {
         }
     }
 
+    /// With IN_ORDER: takes out chains that are done, as far as they are the first in flight in
+    /// this order, and hands what is due to `each`; returns how many. The others are to be finished
+    /// one by one, and then [`Held::next_due`] has more if they were given back before.
+    #[inline]
+    pub(super) fn remove_first(
+        &mut self,
+        ids: &[u16],
+        written: &[u32],
+        mut each: impl FnMut(Due),
+    ) -> usize {
+        let Some(order) = &mut self.order else { return 0 };
+        let mut removed = 0;
+        let (mut chains, mut slots) = (0, 0);
+        for (&id, &written) in ids.iter().zip(written).take(order.len) {
+            let entry = &mut self.entries[usize::from(id)];
+            if order.ids[order.first] != id || entry.done {
+                break;
+            }
+            debug_assert!(written <= entry.writable, "more written than there is room for");
+            let written = written.min(entry.writable);
+            let full = written == entry.writable;
+            chains += 1;
+            slots += std::mem::take(&mut entry.slots);
+            order.first = if order.first + 1 == order.ids.len() { 0 } else { order.first + 1 };
+            removed += 1;
+            // As in `next_due`.
+            if !full || !order.batches || removed == ids.len() {
+                each(Due { id, written, chains, slots });
+                (chains, slots) = (0, 0);
+            }
+        }
+        if chains > 0 {
+            let id = ids[removed - 1];
+            let written = written[removed - 1].min(self.entries[usize::from(id)].writable);
+            each(Due { id, written, chains, slots });
+        }
+        order.len -= removed;
+        self.count -= removed as u16;
+        removed
+    }
+
     /// [`Held::remove`] for many at once; hands id, used length and ring descriptors to `each`.
     #[inline]
     pub(super) fn remove_all(

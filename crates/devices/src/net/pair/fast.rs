@@ -1,4 +1,4 @@
-use mem::{MemoryMap, Piece};
+use mem::{Piece, Pieces};
 use virtqueue::Burst;
 
 use super::lane::Half;
@@ -29,9 +29,6 @@ pub(super) enum Moved {
 pub(super) struct Fast {
     frames: Burst,
     rooms: Burst,
-    /// The regions hit last.
-    from_region: usize,
-    to_region: usize,
 }
 
 /// Where a frame is and where it goes, headers included.
@@ -54,9 +51,8 @@ impl Fast {
         }
         to.access.take_burst(self.frames.len(), &mut self.rooms);
         let no_room = self.rooms.is_empty() && !to.access.has_available();
-        let (from_map, to_map) = (from.access.map(), to.access.map());
         let mut written = [0; AHEAD];
-        let done = self.copy(&from_map, &to_map, &mut written);
+        let done = self.copy(from.access.map().pieces(), to.access.map().pieces(), &mut written);
         while self.frames.len() > done {
             from.access.untake_last(&mut self.frames);
         }
@@ -73,11 +69,16 @@ impl Fast {
 
     /// Copies the frames of the burst up to the first that is not simple; returns how many.
     #[inline]
-    fn copy(&mut self, from: &MemoryMap, to: &MemoryMap, written: &mut [u32; AHEAD]) -> usize {
+    fn copy<'a>(
+        &self,
+        mut from: Pieces<'a>,
+        mut to: Pieces<'a>,
+        written: &mut [u32; AHEAD],
+    ) -> usize {
         let count = self.frames.len().min(self.rooms.len());
         let mut jobs = [None; AHEAD];
         for (index, job) in jobs[..count].iter_mut().enumerate() {
-            *job = self.job(from, to, index);
+            *job = self.job(&mut from, &mut to, index);
             if job.is_none() {
                 break;
             }
@@ -97,7 +98,7 @@ impl Fast {
 
     /// The job at `index`, with its memory on the way into the cache; `None` if it is not simple.
     #[inline]
-    fn job<'a>(&mut self, from: &'a MemoryMap, to: &'a MemoryMap, index: usize) -> Option<Job<'a>> {
+    fn job<'a>(&self, from: &mut Pieces<'a>, to: &mut Pieces<'a>, index: usize) -> Option<Job<'a>> {
         if self.frames.writable()[index] || !self.rooms.writable()[index] {
             return None;
         }
@@ -106,8 +107,8 @@ impl Fast {
         if (len as usize) < HEADER + MIN_FRAME || len > room.len {
             return None;
         }
-        let from = from.piece(&mut self.from_region, source.addr, len)?;
-        let to = to.piece(&mut self.to_region, room.addr, len)?;
+        let from = from.piece(source.addr, len)?;
+        let to = to.piece(room.addr, len)?;
         if !to.is_writable() {
             return None;
         }
