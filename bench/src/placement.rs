@@ -23,8 +23,8 @@ pub enum Label {
     Far,
 }
 
-/// Round trips below this are near (50-100 ns on current servers), in nanoseconds.
-pub const NEAR_NS: f64 = 120.0;
+/// Round trips below this are near (50-140 ns on current servers), in nanoseconds.
+pub const NEAR_NS: f64 = 160.0;
 
 /// Round trips above this are far (300-400 ns), in nanoseconds.
 pub const FAR_NS: f64 = 250.0;
