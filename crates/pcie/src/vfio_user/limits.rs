@@ -18,6 +18,16 @@ pub const MAX_MESSAGES_PER_TURN: usize = 256;
 /// answers first. Two of the largest messages.
 pub const MAX_WAITING_BYTES: usize = 2 * wire::vfio_user::MAX_PAYLOAD;
 
+/// Most bytes that leave by one call, unless they are one message. The kernel puts up to 32 KiB (in
+/// fact a page more, less its own header; `unix_stream_sendmsg` in net/unix/af_unix.c) of a stream
+/// into one buffer, and takes a buffer as a whole or not at all. A header is therefore never cut in
+/// two: QEMU 11.1 reads it with one call and ends the connection when it gets less.
+pub const WHOLE_SEND_BYTES: usize = 32 << 10;
+
+/// Most bytes of one DMA message, for the same reason: QEMU 11.1 answers with one call and takes
+/// an answer of which the socket had room for a part as sent; what follows then has no framing.
+pub const MAX_DMA_BYTES: u32 = 32 << 10;
+
 /// Most DMA messages in flight at a time, of all queues together.
 pub const MAX_DMA_IN_FLIGHT: usize = 1024;
 

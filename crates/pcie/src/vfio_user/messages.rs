@@ -10,9 +10,11 @@ use std::time::Instant;
 
 use mem::remote::{OnAnswer, RemoteChannel, RemoteError, RemoteMemory};
 use sys::EventFd;
-use wire::vfio_user::{Header, MAX_DATA_XFER, Reply, Request};
+use wire::vfio_user::{Header, Reply, Request};
 
-use super::limits::{DMA_LIMIT, MAX_DMA_IN_FLIGHT, MAX_DMA_PER_CHANNEL, MAX_WAITING_BYTES};
+use super::limits::{
+    DMA_LIMIT, MAX_DMA_BYTES, MAX_DMA_IN_FLIGHT, MAX_DMA_PER_CHANNEL, MAX_WAITING_BYTES,
+};
 use super::outbox::Outbox;
 
 /// The transfers in flight on one connection.
@@ -60,7 +62,7 @@ impl Messages {
         Arc::new(Self {
             outbox,
             pending: Mutex::default(),
-            max_transfer: AtomicU32::new(MAX_DATA_XFER),
+            max_transfer: AtomicU32::new(MAX_DMA_BYTES),
             used: AtomicBool::new(false),
         })
     }
@@ -69,9 +71,9 @@ impl Messages {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the client has negotiated.
+    /// What the client has negotiated, as far as that is safe.
     pub fn set_max_transfer(&self, bytes: u64) {
-        let bytes = bytes.clamp(1, MAX_DATA_XFER.into()) as u32;
+        let bytes = bytes.clamp(1, MAX_DMA_BYTES.into()) as u32;
         self.max_transfer.store(bytes, Ordering::Relaxed);
     }
 
@@ -252,5 +254,39 @@ impl RemoteChannel for Channel {
 
     fn ready_fd(&self) -> BorrowedFd<'_> {
         self.inbox.event.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use sys::Connection;
+
+    use super::*;
+
+    /// QEMU 11.1 sends an answer with one call and does not look at how much of it went.
+    #[test]
+    fn an_answer_is_sent_whole_or_not_at_all() {
+        let (ours, client) = Connection::pair().unwrap();
+        let messages = Messages::new(Arc::new(Outbox::new(Arc::new(ours)).unwrap()));
+        messages.set_max_transfer(1 << 20);
+        let mut channel = MessageMemory(messages).open().unwrap();
+        let len = channel.max_transfer_bytes();
+        assert!(len >= 32 << 10, "{len} bytes: too many round trips");
+        let mut asked = 0;
+        while channel.read(asked, 0, len).is_ok() {
+            asked += 1;
+        }
+        channel.flush().unwrap();
+        let mut answer = Vec::new();
+        let data = vec![7; len as usize];
+        Reply::DmaRead { address: 0, data: &data }.encode(0, 0, &mut answer);
+        let mut sent = 0;
+        while let Some(count) = client.send(&[IoSlice::new(&answer)], &[]).unwrap() {
+            assert_eq!(count, answer.len(), "answer {sent} in part");
+            sent += 1;
+        }
+        assert!(sent < asked, "the socket takes all {asked} answers");
     }
 }
