@@ -49,6 +49,7 @@ pub const TABLE: &[Line] = &[
     line(VfioUser("6.12"), OwnEcho,           BRIDGED,              BOTH),
     line(VfioUser("6.12"), OwnEntropy,        BRIDGED,              BOTH),
     line(Unshared("6.12"), OwnEntropy,        &[Remote],            &[Split]),
+    line(Unshared("6.12"), OwnDisk,           &[Remote],            &[Split]),
 
     line(VfioUser("6.12"), OwnConsole,        BRIDGED,              BOTH),
     line(VfioUser("6.12"), OwnPorts,          &[Pass],              &[Split]),
@@ -61,8 +62,8 @@ pub const TABLE: &[Line] = &[
     line(Uml,              OwnConsole,        BRIDGED,              &[Split]),
     line(Uml,              OwnPorts,          &[Translate],         &[Split]),
 
-    line(Uml,              QemuStorageDaemon, &[Direct, Pass],      &[Split]),
-    line(Uml,              OwnDisk,           &[Pass],              &[Split]),
+    line(Uml,              QemuStorageDaemon, FROM_DIRECT,          &[Split]),
+    line(Uml,              OwnDisk,           BRIDGED,              &[Split]),
     line(Uml,              Passt,             BRIDGED,              &[Split]),
     line(Uml,              OwnEcho,           BRIDGED,              &[Split]),
     line(Uml,              Virtiofsd,         BRIDGED,              &[Split]),

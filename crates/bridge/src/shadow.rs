@@ -1,3 +1,5 @@
+mod pause;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -44,6 +46,8 @@ pub struct Shadow {
     /// The device went away and is not back.
     gone: bool,
     queues: Vec<Option<Queue>>,
+    /// How queues that the driver has disabled go on.
+    paused: Vec<Option<QueueSetup>>,
     counters: Vec<Arc<Counters>>,
     sink: EventSink,
     events: EventSource,
@@ -53,6 +57,8 @@ pub struct Shadow {
 /// A running queue.
 struct Queue {
     control: Box<dyn Control>,
+    /// What the driver started it with.
+    driver: QueueSetup,
     /// What the device was, and after a failure will be, started with.
     setup: QueueSetup,
     tables: Option<IndirectArea>,
@@ -84,6 +90,7 @@ impl Shadow {
             accepted: None,
             gone: false,
             queues: Vec::new(),
+            paused: Vec::new(),
             counters: Vec::new(),
             sink,
             events,
@@ -123,6 +130,7 @@ impl Shadow {
         self.identity.features =
             features::offered(self.choice.mode, inner.features) - self.options.hide;
         self.queues.resize_with(inner.queue_sizes.len(), || None);
+        self.paused.resize_with(inner.queue_sizes.len(), || None);
         self.counters.resize_with(inner.queue_sizes.len(), Arc::default);
         if self.passes() {
             return;
@@ -204,6 +212,7 @@ impl Shadow {
 
     fn start_shadow(&mut self, setup: QueueSetup) -> Result<(), DeviceError> {
         let index = setup.index;
+        self.take_paused(index);
         if !matches!(self.queue_mut(index), Some(None)) {
             return Err(DeviceError::NoSuchQueue(index));
         }
@@ -242,7 +251,7 @@ impl Shadow {
             Err(error) => return Err(error),
         }
         if let Some(slot) = self.queue_mut(index) {
-            *slot = Some(Queue { control, setup: shown, tables });
+            *slot = Some(Queue { control, driver: setup, setup: shown, tables });
         }
         Ok(())
     }
@@ -326,6 +335,7 @@ impl Shadow {
     }
 
     fn stop_all(&mut self) {
+        self.paused.fill(None);
         for queue in &mut self.queues {
             if let Some(queue) = queue.take() {
                 let _position = queue.control.finish();
@@ -422,22 +432,11 @@ impl VirtioDevice for Shadow {
         if self.passes() {
             return self.inner.stop_queue(index);
         }
-        let queue = self.queue_mut(index).and_then(Option::take);
-        let queue = queue.ok_or(DeviceError::NoSuchQueue(index))?;
-        // First the device: when it has stopped, all it will ever complete is in the ring.
-        let stopped = self.inner.stop_queue(index);
-        let position = queue.control.finish();
-        match stopped {
-            Ok(_) | Err(DeviceError::Gone(_)) => {}
-            // A device that is away has stopped all its queues.
-            Err(DeviceError::NoSuchQueue(_)) if self.gone => {}
-            Err(error) => return Err(error),
-        }
-        position.ok_or_else(|| DeviceError::Refused("the queue's thread died".into()))
+        self.stop_shadow(index)
     }
 
     fn enable_queue(&mut self, index: u16, enabled: bool) -> Result<(), DeviceError> {
-        self.inner.enable_queue(index, enabled)
+        self.enable(index, enabled)
     }
 
     fn notifier_changed(&mut self, index: u16) {

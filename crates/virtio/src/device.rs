@@ -154,7 +154,7 @@ pub trait VirtioDevice: Send {
     fn stop_queue(&mut self, index: u16) -> Result<QueuePosition, DeviceError>;
 
     /// Suspends or resumes a started queue without stopping it (vhost-user's enable; network queue
-    /// pairs).
+    /// pairs). When this returns nothing of the ring of a suspended queue is touched any more.
     ///
     /// # Errors
     /// [`DeviceError::NoSuchQueue`] if it does not run.

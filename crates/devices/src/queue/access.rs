@@ -223,7 +223,8 @@ impl QueueAccess {
         Ok(true)
     }
 
-    /// Suspends or resumes the taking of chains.
+    /// Suspends or resumes the taking of chains. The ring of a suspended queue may not even be told
+    /// about notifications: User Mode Linux frees a ring when it has disabled it.
     pub(crate) fn enable(&mut self, enabled: bool) {
         self.enabled = enabled;
     }
@@ -252,7 +253,7 @@ impl QueueAccess {
 
     /// Tells the driver that notifications are not needed.
     pub(crate) fn disarm(&mut self) {
-        if let Some(queue) = self.queue.as_mut().filter(|_| self.bound) {
+        if let Some(queue) = self.queue.as_mut().filter(|_| self.bound && self.enabled) {
             queue.disarm_kick();
         }
     }

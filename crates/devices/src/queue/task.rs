@@ -84,8 +84,11 @@ impl<S: Serve> QueueTask<S> {
         Self { index, access, serve, kick, call, events, poll_at: None, broken: false }
     }
 
-    /// Suspends or resumes the taking of chains.
+    /// Suspends or resumes the queue; nothing of a suspended one is in flight.
     pub(super) fn enable(&mut self, enabled: bool) {
+        if !enabled {
+            self.settle();
+        }
         self.access.enable(enabled);
     }
 
