@@ -1,7 +1,7 @@
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::gate::{Generation, Slot};
 use crate::{DirtyLog, DriverAddress, MemoryError, MemoryMap, Region, Resolver, guard};
 
 type MissHandler = Box<dyn Fn(DriverAddress) + Send + Sync>;
@@ -10,17 +10,14 @@ type MissHandler = Box<dyn Fn(DriverAddress) + Send + Sync>;
 /// snapshots and look at the generation, one atomic load, to see that there is a newer one.
 pub struct AddressSpace {
     current: Mutex<State>,
-    generation: AtomicU64,
+    generation: Generation,
     on_miss: Mutex<Option<MissHandler>>,
 }
 
 struct State {
     map: Arc<MemoryMap>,
-    readers: Vec<Arc<AtomicU64>>,
+    readers: Vec<Arc<Slot>>,
 }
-
-/// A reader that holds no snapshot at the moment.
-const PARKED: u64 = u64::MAX;
 
 impl Default for AddressSpace {
     fn default() -> Self {
@@ -35,7 +32,7 @@ impl AddressSpace {
         let map = Arc::new(map.at_generation(1));
         Self {
             current: Mutex::new(State { map, readers: Vec::new() }),
-            generation: AtomicU64::new(1),
+            generation: Generation::new(1),
             on_miss: Mutex::new(None),
         }
     }
@@ -54,9 +51,7 @@ impl AddressSpace {
     #[must_use]
     #[inline]
     pub fn generation(&self) -> u64 {
-        // Acquire: pairs with the store in `replace`, although the snapshot itself is taken under
-        // the lock.
-        self.generation.load(Ordering::Acquire)
+        self.generation.get()
     }
 
     /// Puts `map` in the place of the current snapshot.
@@ -64,8 +59,7 @@ impl AddressSpace {
         let mut state = self.state();
         let generation = state.map.generation() + 1;
         let old = std::mem::replace(&mut state.map, Arc::new(map.at_generation(generation)));
-        // SeqCst: pairs with `MapReader::enter`, see `synchronize`.
-        self.generation.store(generation, Ordering::SeqCst);
+        self.generation.advance(generation);
         // Last: whoever sees this finds the new generation.
         old.supersede();
     }
@@ -136,7 +130,7 @@ impl AddressSpace {
     /// A queue's view, which [`AddressSpace::synchronize`] knows of.
     #[must_use]
     pub fn reader(self: &Arc<Self>) -> MapReader {
-        let slot = Arc::new(AtomicU64::new(PARKED));
+        let slot = Arc::new(Slot::parked());
         let mut state = self.state();
         state.readers.retain(|reader| Arc::strong_count(reader) > 1);
         state.readers.push(Arc::clone(&slot));
@@ -153,10 +147,7 @@ impl AddressSpace {
         let generation = self.generation();
         let deadline = Instant::now() + limit;
         loop {
-            // SeqCst: pairs with the store in `MapReader::enter`; either we see the reader's slot
-            // or it sees the new generation.
-            let behind =
-                self.state().readers.iter().any(|slot| slot.load(Ordering::SeqCst) < generation);
+            let behind = self.state().readers.iter().any(|slot| slot.is_held(generation));
             if !behind {
                 return true;
             }
@@ -181,7 +172,7 @@ impl std::fmt::Debug for AddressSpace {
 pub struct MapReader {
     space: Arc<AddressSpace>,
     resolver: Resolver,
-    slot: Arc<AtomicU64>,
+    slot: Arc<Slot>,
     /// The faults there had been when the snapshot was last found whole.
     hits: u64,
 }
@@ -194,9 +185,7 @@ impl MapReader {
         let mut changed = false;
         loop {
             let generation = self.resolver.map().generation();
-            self.slot.store(generation, Ordering::SeqCst);
-            // SeqCst on both: see `synchronize`. A change between the two shows up here.
-            if self.space.generation.load(Ordering::SeqCst) == generation {
+            if self.slot.hold(generation, &self.space.generation) {
                 return changed;
             }
             changed |= self.resolver.refresh(&self.space);
@@ -209,7 +198,7 @@ impl MapReader {
     /// [`MapReader::enter`].
     #[inline]
     pub fn leave(&mut self) {
-        self.slot.store(PARKED, Ordering::Release);
+        self.slot.park();
     }
 
     /// Whether a file behind the snapshot was cut short and somebody has met that: what was read

@@ -19,6 +19,8 @@
 
 mod address_space;
 mod dirty_log;
+#[doc(hidden)]
+pub mod gate;
 pub mod guard;
 mod map;
 mod mapping;

@@ -39,4 +39,14 @@ proptest! {
     fn packed_rings_of_a_hostile_device(bytes in bytes()) {
         noise::hostile_device(RingFormat::Packed, &bytes);
     }
+
+    #[test]
+    fn records_of_split_rings_that_say_anything(bytes in bytes()) {
+        noise::hostile_record(RingFormat::Split, &bytes);
+    }
+
+    #[test]
+    fn records_of_packed_rings_that_say_anything(bytes in bytes()) {
+        noise::hostile_record(RingFormat::Packed, &bytes);
+    }
 }

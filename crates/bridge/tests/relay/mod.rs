@@ -65,7 +65,7 @@ impl<M: Mover> Relay<M> {
         let (mapping, device_map) = memory("device", DEVICE);
         let device_map = Arc::new(device_map);
         let (near, far) = (spec(driver_format, DRIVER), spec(device_format, DEVICE));
-        let driver = DriverQueue::new(&driver_map, &near, None).unwrap();
+        let mut driver = DriverQueue::new(&driver_map, &near, None).unwrap();
         let space = Arc::new(AddressSpace::new(driver_map));
         let to_device: DriverQueue<Request<M::Load>> =
             DriverQueue::new(&device_map, &far, None).unwrap();
@@ -91,7 +91,10 @@ impl<M: Mover> Relay<M> {
             mover: mover(place),
             limits: RateLimits::default(),
         });
-        let device = DeviceQueue::new(&device_map, &far).unwrap();
+        let mut device = DeviceQueue::new(&device_map, &far).unwrap();
+        // Both poll.
+        device.disarm_kick();
+        driver.disarm_interrupt();
         let memory = Resolver::new(device_map);
         let chain = Chain::with_capacity(SIZE.into());
         Self { driver, bridge, device, memory, chain, bytes, next: 0 }

@@ -235,6 +235,14 @@ impl Queue {
         }
     }
 
+    /// Sleeps until the device interrupts, for so long at most.
+    pub fn pause(&mut self, limit: Duration) {
+        if !self.ring.arm_interrupt() {
+            self.epoll.wait(&mut self.ready, Some(limit)).unwrap();
+            self.interrupt.drain();
+        }
+    }
+
     /// The next used chain.
     pub fn wait(&mut self) -> (u64, u32) {
         let deadline = Instant::now() + LIMIT;

@@ -1,9 +1,13 @@
-//! What must hold for any messages of a driver's side over vhost-user. Shared by the property test
-//! and the fuzz target: both bring bytes, [`Unstructured`] makes choices of them.
+//! What must hold for any messages over vhost-user, of a driver's side here and of a daemon in
+//! `daemon`. Shared by the property tests and the fuzz targets: both bring bytes, [`Unstructured`]
+//! makes choices of them.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
+mod daemon;
 #[path = "../../../pcie/tests/noise/strict.rs"]
 mod strict;
+
+pub use daemon::daemon;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, IoSlice, Read};
@@ -17,7 +21,7 @@ use std::time::Duration;
 use arbitrary::{Result, Unstructured};
 use mem::Mapping;
 use sys::{Connection, EventFd};
-use transports::TRANSPORTS;
+use transports::{TRANSPORTS, Transport};
 use virtio::{Features, Parameters, Stop, Value};
 use wire::vhost_user::{MemoryRegion, MemoryTable, NEED_REPLY, Request, VringAddr, features, id};
 
@@ -43,10 +47,7 @@ thread_local! {
 pub fn session(bytes: &[u8]) {
     let path = FOLDER.with(|folder| folder.path().join("socket"));
     let text = path.display().to_string();
-    let value = Value { text, number: None, flag: None };
-    let parameters = Parameters::new(BTreeMap::from([("path".to_owned(), value)]));
-    let transport = TRANSPORTS.iter().find(|transport| transport.scheme == "vhost-user").unwrap();
-    let end = transport.driver_end.unwrap()(parameters).unwrap();
+    let end = end_of("vhost-user").driver_end.unwrap()(settings(&[("path", &text)])).unwrap();
     let (facts, stop) = (Facts::with(true), Stop::new().unwrap());
     let device = Box::new(Strict::new(Arc::clone(&facts)));
     let asked = stop.clone();
@@ -58,6 +59,20 @@ pub fn session(bytes: &[u8]) {
     let state = facts.state();
     assert!(!state.running.contains(&true), "a queue runs and nobody is there");
     assert!(state.accepted.is_none() && !state.has_memory, "the device was not reset");
+}
+
+fn end_of(scheme: &str) -> &'static Transport {
+    TRANSPORTS.iter().find(|transport| transport.scheme == scheme).unwrap()
+}
+
+fn settings(all: &[(&str, &str)]) -> Parameters {
+    let value = |text: &str| {
+        let flag = [("on", true), ("off", false)].iter().find(|(word, _)| *word == text);
+        let (text, number) = (text.to_owned(), text.parse().ok());
+        Value { text, number, flag: flag.map(|(_, flag)| *flag) }
+    };
+    let values = all.iter().map(|(key, text)| ((*key).to_owned(), value(text)));
+    Parameters::new(values.collect::<BTreeMap<_, _>>())
 }
 
 /// Sends what the bytes say and reads all answers, until the other side hangs up.

@@ -4,9 +4,11 @@
 
 mod device_side;
 mod driver_side;
+mod logged;
 
 pub use device_side::hostile_driver;
 pub use driver_side::hostile_device;
+pub use logged::hostile_record;
 
 use std::sync::Arc;
 

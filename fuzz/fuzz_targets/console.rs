@@ -1,0 +1,10 @@
+//! A driver that gives a console any buffer.
+
+#![no_main]
+
+#[path = "../../crates/devices/tests/noise/mod.rs"]
+mod noise;
+#[path = "../../crates/devices/tests/rig/mod.rs"]
+mod rig;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| noise::console(bytes));
