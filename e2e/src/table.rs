@@ -100,7 +100,8 @@ pub const TABLE: &[Line] = &[
     line(VirtioUser,       Testpmd,           RELAYED,              BOTH).with(Converted),
 
     line(Guest("6.12"),    QemuStorageDaemon, FROM_DIRECT,          &[Split]).when(DriverReturns),
-    line(Guest("6.12"),    Testpmd,           &[Direct],            &[Split]).when(DriverReturns),
+    line(Guest("6.12"),    Testpmd,           FROM_DIRECT,          &[Split]).when(DriverReturns),
+    line(Guest("6.12"),    Passt,             &[Direct],            &[Split]).when(DriverReturns),
     line(VfioUser("6.12"), QemuStorageDaemon, &[Copy],              &[Split]).when(DriverReturns),
     line(Guest("6.12"),    QemuStorageDaemon, RESTARTABLE,          &[Split]).when(DeviceRestarts),
     line(Guest("6.12"),    QemuStorageDaemon, RELAYED,              &[Packed]).when(DeviceRestarts),
