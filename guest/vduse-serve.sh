@@ -1,12 +1,12 @@
 # Functions for a guest that plays a machine without a hypervisor.
 # serve NAME DEVICE-END [SETTING]... starts viaduct and waits until the device is attached;
-# release NAME ends it and looks for leftovers.
+# $serve_with may be a program that starts it; release NAME ends it and looks for leftovers.
 set -eu
 
 serve() {
     serve_name=${1%%,*} serve_end=$1
     shift
-    RUST_LOG=info setsid viaduct bridge "vduse:$serve_end" "$@" \
+    RUST_LOG=info setsid ${serve_with:-} viaduct bridge "vduse:$serve_end" "$@" \
         >"/tmp/$serve_name.log" 2>&1 </dev/null &
     serve_pid=$!
     echo "$serve_pid" >"/tmp/$serve_name.pid"

@@ -36,8 +36,16 @@ pub fn cases() -> Vec<Case> {
             cases.push(Case::new(name, LIMIT, move |lab| serving(lab, kernel, script, programs)));
         }
     }
+    for (kernel, served, daemon, device, mode) in CRASHES {
+        let name = format!("bare host {kernel}, killed under load, {served}, {mode}");
+        cases.push(Case::new(name, LIMIT, move |lab| crashes(lab, kernel, daemon, device, mode)));
+    }
+    let name = "bare host 6.12, memory that can't be locked, qemu-storage-daemon";
+    let locked = format!("daemon='{QSD}'\n{}", include_str!("../../guest/vduse-locked.sh"));
+    let programs = &["fio", "setpriv", "qemu-storage-daemon"];
+    cases.push(Case::new(name, LIMIT, move |lab| serving(lab, "6.12", &locked, programs)));
     let fs = include_str!("../../guest/vduse-fs.sh");
-    let name = "bare host 7.2, fs on virtiofsd by vduse, copy";
+    let name = "bare host 7.2, fs on virtiofsd by vduse, mode chosen by itself";
     cases.push(Case::new(name, LIMIT, move |lab| serving(lab, "7.2", fs, &["virtiofsd"])));
     cases
 }
@@ -60,6 +68,37 @@ const SCRIPTS: &[(&str, &str, &[&str])] = &[
 
 /// Rounds of a device that comes and goes; each takes half a second here.
 const ROUNDS: u32 = 20;
+
+/// Kernels, who serves, the daemon's command, the device end, and the mode that must be chosen.
+const CRASHES: &[(&str, &str, &str, &str, &str)] = &[
+    ("6.12", "viaduct's own disk", "", "blk:path=/tmp/disk.img", "pass"),
+    ("6.12", "a daemon that records", OWN_DAEMON, "vhost-user:/tmp/disk.sock,type=blk", "pass"),
+    ("6.12", "qemu-storage-daemon", QSD, "vhost-user:/tmp/disk.sock,type=blk", "translate"),
+    ("7.2", "qemu-storage-daemon", QSD, "vhost-user:/tmp/disk.sock,type=blk mode=copy", "copy"),
+];
+
+const OWN_DAEMON: &str = "viaduct device blk --socket-path=/tmp/disk.sock path=/tmp/disk.img";
+
+const QSD: &str = "qemu-storage-daemon \
+    --blockdev driver=file,node-name=disk,filename=/tmp/disk.img \
+    --export type=vhost-user-blk,id=export,node-name=disk,writable=on,\
+addr.type=unix,addr.path=/tmp/disk.sock";
+
+/// Kills of each of daemon, viaduct and both.
+const KILLS: u32 = 5;
+
+fn crashes(lab: &Lab, kernel: &str, daemon: &str, device: &str, mode: &str) -> Result<()> {
+    let mut plan = Guest::plan(lab, kernel).program("fio");
+    if daemon == QSD {
+        plan = plan.program("qemu-storage-daemon");
+    }
+    let mut guest = on_bare_host(plan).own_program(&lab.viaduct_path()?)?.boot()?;
+    let functions = include_str!("../../guest/vduse-serve.sh");
+    let script = include_str!("../../guest/vduse-crashes.sh");
+    let values = format!("rounds={KILLS}\ndaemon='{daemon}'\ndevice='{device}'\nmode={mode}\n");
+    guest.shell.run_within(LIMIT, &format!(": vduse-crashes.sh\n{values}{functions}{script}"))?;
+    Ok(())
+}
 
 fn serving(lab: &Lab, kernel: &str, script: &str, programs: &[&str]) -> Result<()> {
     let plan = programs.iter().fold(Guest::plan(lab, kernel), |plan, name| plan.program(name));

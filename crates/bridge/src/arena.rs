@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use mem::{Access, DriverAddress, Mapping, MemoryError, MemoryMap, Region};
+use virtio::{Features, QueueSetup};
 use virtqueue::{IndirectArea, QueueAddresses, QueuePosition, QueueSpec, RingFormat, ring_layout};
 
 use crate::PoolPlace;
@@ -88,8 +89,32 @@ impl Arena {
         self.places[usize::from(index)].size
     }
 
+    /// Our ring towards the device for a queue the driver has set up.
+    pub(crate) fn ring(
+        &self,
+        setup: &QueueSetup,
+        given: Features,
+    ) -> (QueueSpec, Option<IndirectArea>) {
+        let packed = given.has(Features::RING_PACKED);
+        let format = if packed { RingFormat::Packed } else { RingFormat::Split };
+        let most = self.size(setup.index);
+        let indirect = given.has(Features::INDIRECT_DESC);
+        // Indirect chains of the driver take up a descriptor per buffer in our ring if the device
+        // has no tables.
+        let unfolds = setup.spec.indirect && !indirect;
+        let mut size = if unfolds { most } else { setup.spec.size.min(most) };
+        if !packed {
+            size = size.checked_next_power_of_two().filter(|&s| s <= most).unwrap_or(most);
+        }
+        let mut spec = self.spec(setup.index, size, format);
+        spec.indirect = indirect;
+        spec.event_idx = given.has(Features::EVENT_IDX);
+        spec.in_order = given.has(Features::IN_ORDER);
+        (spec, indirect.then(|| self.tables(setup.index)))
+    }
+
     /// A fresh ring towards the device, with no features; its size at most [`Arena::size`].
-    pub(crate) fn spec(&self, index: u16, size: u16, format: RingFormat) -> QueueSpec {
+    fn spec(&self, index: u16, size: u16, format: RingFormat) -> QueueSpec {
         let layout = ring_layout(format, size);
         let at = |offset| self.address(self.places[usize::from(index)].rings + offset);
         let addresses = QueueAddresses {

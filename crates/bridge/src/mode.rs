@@ -1,7 +1,7 @@
 use std::fmt;
 
-use mem::{Backing, MemoryMap};
-use virtio::{DeviceError, Features, Identity, Reach};
+use mem::{Access, Backing, MemoryMap};
+use virtio::{DeviceError, Features, Identity, Reach, Sharing, VirtioDevice};
 use virtqueue::RingFormat;
 
 use crate::BridgeOptions;
@@ -43,22 +43,50 @@ pub(crate) struct Choice {
 }
 
 /// What the choice depends on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Situation {
     reach: Reach,
     features: Features,
     regions: usize,
     /// Most of the driver's memory can only be reached by messages.
     remote: bool,
+    /// The device records which requests are in flight.
+    records: bool,
+    /// The device lives in another process, which is not given all of the driver's memory.
+    hides_some: bool,
+    /// Nor any of it.
+    hides_all: bool,
+    /// Why the device did not take the driver's memory.
+    refused: Option<String>,
 }
 
 impl Situation {
-    pub(crate) fn new(reach: Reach, identity: &Identity, map: Option<&MemoryMap>) -> Self {
+    pub(crate) fn of(device: &dyn VirtioDevice, map: Option<&MemoryMap>) -> Self {
+        let now = Self::new(device.reach(), device.identity(), map);
+        let is_elsewhere = device.sharing() != Sharing::Nothing;
+        Self {
+            records: device.records_in_flight(),
+            hides_some: now.hides_some && is_elsewhere,
+            hides_all: now.hides_all && is_elsewhere,
+            ..now
+        }
+    }
+
+    /// The same with a device that did not take the driver's memory.
+    pub(crate) fn after(self, refused: Option<&String>) -> Self {
+        Self { refused: refused.cloned(), ..self }
+    }
+
+    fn new(reach: Reach, identity: &Identity, map: Option<&MemoryMap>) -> Self {
         let regions = map.map_or(&[][..], MemoryMap::regions);
         // A machine whose RAM is shared still has ROMs and video memory that are not.
-        let (mut mapped, mut remote, mut count) = (0, 0, 0);
+        let (mut mapped, mut remote, mut count, mut ours) = (0, 0, 0, 0);
         for region in regions {
             match region.backing {
+                Backing::Mapped { .. } if region.access == Access::Ours => {
+                    mapped += region.len;
+                    ours += 1;
+                }
                 Backing::Mapped { .. } => {
                     mapped += region.len;
                     count += 1;
@@ -66,13 +94,27 @@ impl Situation {
                 Backing::Remote(_) => remote += region.len,
             }
         }
-        Self { reach, features: identity.features, regions: count, remote: remote > mapped }
+        let (features, remote) = (identity.features, remote > mapped);
+        let (hides_some, hides_all) = (ours > 0, ours > 0 && count == 0);
+        Self {
+            reach,
+            features,
+            regions: count,
+            remote,
+            records: false,
+            hides_some,
+            hides_all,
+            refused: None,
+        }
     }
 
     /// Why the device can't work on the driver's rings itself.
     fn against_pass(&self) -> Option<String> {
         if !self.reach.runs_rings {
             return Some("the device can't run the driver's rings".into());
+        }
+        if self.hides_some {
+            return Some("the driver's rings are not shared".into());
         }
         self.against_sharing(0)
     }
@@ -85,6 +127,12 @@ impl Situation {
         }
         if !self.reach.maps_memory {
             return Some("the device can't map the driver's memory".into());
+        }
+        if self.hides_all {
+            return Some("the driver's memory is not shared".into());
+        }
+        if let Some(why) = &self.refused {
+            return Some(format!("the device does not take the driver's memory ({why})"));
         }
         if self.regions + extra > most {
             let regions = self.regions;
@@ -127,7 +175,12 @@ pub(crate) fn choose(options: &BridgeOptions, now: &Situation) -> Result<Choice,
 }
 
 fn automatic(options: &BridgeOptions, now: &Situation) -> Choice {
-    let Some(mut reason) = now.against_pass().or_else(|| needs_a_look(options, now)) else {
+    let unsafe_to_pass = || {
+        let unrecorded = options.record && !now.records;
+        unrecorded.then(|| "the device keeps no record of requests in flight".to_owned())
+    };
+    let against_pass = now.against_pass().or_else(|| needs_a_look(options, now));
+    let Some(mut reason) = against_pass.or_else(unsafe_to_pass) else {
         let reason = "the device reaches the driver's rings and memory".into();
         return Choice { mode: Mode::Pass, reason };
     };
@@ -218,6 +271,43 @@ mod tests {
             let pass = BridgeOptions { mode: Mode::Pass, ..options };
             assert!(choose(&pass, &now).is_err());
         }
+    }
+
+    #[test]
+    fn where_a_record_must_be_kept_somebody_keeps_it() {
+        let mut now = situation(Reach::LOCAL);
+        let options = BridgeOptions { record: true, ..BridgeOptions::default() };
+        let choice = choose(&options, &now).unwrap();
+        assert_eq!(choice.mode, Mode::Translate);
+        assert!(choice.reason.contains("no record"), "{}", choice.reason);
+        now.records = true;
+        assert_eq!(choose(&options, &now).unwrap().mode, Mode::Pass);
+        now.records = false;
+        let told_so = BridgeOptions { mode: Mode::Pass, ..options };
+        assert_eq!(choose(&told_so, &now).unwrap().mode, Mode::Pass);
+    }
+
+    #[test]
+    fn memory_that_is_not_shared_or_not_taken_is_copied() {
+        let refused = situation(Reach::LOCAL).after(Some(&"no".to_owned()));
+        let (mode, reason) = auto(&refused);
+        assert_eq!(mode, Mode::Copy);
+        assert!(reason.contains("does not take the driver's memory (no)"), "{reason}");
+        let some = Situation { hides_some: true, ..situation(Reach::LOCAL) };
+        assert_eq!(auto(&some).0, Mode::Translate);
+        let all = Situation { hides_all: true, ..some };
+        assert_eq!(auto(&all).0, Mode::Copy);
+        let mapping = mem::Mapping::new_memfd("m", 4096).unwrap();
+        let region = |start, access| {
+            Region::mapped(DriverAddress(start), 4096, access, Arc::clone(&mapping), 0).unwrap()
+        };
+        let (reach, identity) = (Reach::LOCAL, identity());
+        let map = MemoryMap::new(vec![region(0, Access::Ours)]).unwrap();
+        let now = Situation::new(reach, &identity, Some(&map));
+        assert!(now.hides_some && now.hides_all);
+        let map = vec![region(0, Access::Ours), region(4096, Access::ReadWrite)];
+        let now = Situation::new(reach, &identity, Some(&MemoryMap::new(map).unwrap()));
+        assert!(now.hides_some && !now.hides_all);
     }
 
     #[derive(Debug)]

@@ -35,6 +35,8 @@ pub struct BridgeOptions {
     pub require: Features,
     /// Features that the driver must not be offered even if the device has them.
     pub hide: Features,
+    /// Requests in flight must be recorded: by the device, or here.
+    pub record: bool,
     /// Sees every request, and may lose notifications.
     pub observer: Option<Arc<dyn Observer>>,
 }

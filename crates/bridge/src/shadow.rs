@@ -1,26 +1,23 @@
+mod carry;
 mod pause;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use mem::{AddressSpace, MemoryError};
+use mem::{AddressSpace, MemoryError, MemoryMap};
 use sys::{Epoll, EventFd, Interest};
 use virtio::{
     DeviceError, DeviceEvent, EventSink, EventSource, Features, Identity, Notifier, QueueSetup,
-    Reach, Recovery, Status, VirtioDevice,
+    Reach, Recovery, Sharing, Status, VirtioDevice,
 };
-use virtqueue::{DeviceQueue, DriverQueue, IndirectArea, QueuePosition, QueueSpec, RingFormat};
+use virtqueue::{IndirectArea, QueuePosition, RingFormat};
 
 use crate::arena::Arena;
-use crate::control::{Control, spawn};
+use crate::control::Control;
 use crate::mode::{Choice, Situation, choose};
-use crate::remote::{RemoteParts, RemoteQueue};
 use crate::spaces::Spaces;
-use crate::{
-    BridgeOptions, BridgeParts, CopyMover, Counters, Ends, Mode, Mover, QueueBridge,
-    TranslateMover, features,
-};
+use crate::{BridgeOptions, CopyMover, Counters, Mode, TranslateMover, features};
 
 /// Keys of the two things that wake the control side; it does not matter which it was.
 const INNER: u64 = 0;
@@ -45,6 +42,8 @@ pub struct Shadow {
     accepted: Option<(Features, Features)>,
     /// The device went away and is not back.
     gone: bool,
+    /// Why it did not take the driver's memory, if it did not.
+    refused: Option<String>,
     queues: Vec<Option<Queue>>,
     /// How queues that the driver has disabled go on.
     paused: Vec<Option<QueueSetup>>,
@@ -77,7 +76,7 @@ impl Shadow {
         let (sink, events) = EventSource::new().map_err(system)?;
         let epoll = Epoll::new().map_err(system)?;
         epoll.add(&events, OWN, Interest::Read).map_err(system)?;
-        let situation = Situation::new(inner.reach(), inner.identity(), None);
+        let situation = Situation::of(&*inner, None);
         let choice = choose(&options, &situation)?;
         let mut shadow = Self {
             identity: inner.identity().clone(),
@@ -89,6 +88,7 @@ impl Shadow {
             spaces: None,
             accepted: None,
             gone: false,
+            refused: None,
             queues: Vec::new(),
             paused: Vec::new(),
             counters: Vec::new(),
@@ -117,6 +117,18 @@ impl Shadow {
     #[must_use]
     pub fn counters(&self) -> &[Arc<Counters>] {
         &self.counters
+    }
+
+    fn situation(&self, map: Option<&MemoryMap>) -> Situation {
+        Situation::of(&*self.inner, map).after(self.refused.as_ref())
+    }
+
+    /// The device does not take the driver's memory, which shows only now: it gets ours.
+    fn copy_instead(&mut self, why: String) -> Result<(), DeviceError> {
+        tracing::warn!(name = %self.name, "the device does not take the driver's memory: {why}");
+        self.refused = Some(why);
+        self.inner.reset()?;
+        self.adopt_memory()
     }
 
     fn passes(&self) -> bool {
@@ -157,7 +169,7 @@ impl Shadow {
     fn adopt_memory(&mut self) -> Result<(), DeviceError> {
         let Some(memory) = self.memory.clone() else { return Ok(()) };
         let map = memory.current();
-        let situation = Situation::new(self.inner.reach(), self.inner.identity(), Some(&map));
+        let situation = self.situation(Some(&map));
         let choice = choose(&self.options, &situation)?;
         if choice != self.choice {
             tracing::info!(name = %self.name, mode = %choice.mode, reason = %choice.reason, "mode");
@@ -185,31 +197,6 @@ impl Shadow {
         self.queues.get_mut(usize::from(index))
     }
 
-    /// Our ring towards the device for a queue the driver has set up.
-    fn device_ring(
-        &self,
-        arena: &Arena,
-        setup: &QueueSetup,
-        given: Features,
-    ) -> (QueueSpec, Option<IndirectArea>) {
-        let packed = given.has(Features::RING_PACKED);
-        let format = if packed { RingFormat::Packed } else { RingFormat::Split };
-        let most = arena.size(setup.index);
-        let indirect = given.has(Features::INDIRECT_DESC);
-        // Indirect chains of the driver take up a descriptor per buffer in our ring if the device
-        // has no tables.
-        let unfolds = setup.spec.indirect && !indirect;
-        let mut size = if unfolds { most } else { setup.spec.size.min(most) };
-        if !packed {
-            size = size.checked_next_power_of_two().filter(|&s| s <= most).unwrap_or(most);
-        }
-        let mut spec = arena.spec(setup.index, size, format);
-        spec.indirect = indirect;
-        spec.event_idx = given.has(Features::EVENT_IDX);
-        spec.in_order = given.has(Features::IN_ORDER);
-        (spec, indirect.then(|| arena.tables(setup.index)))
-    }
-
     fn start_shadow(&mut self, setup: QueueSetup) -> Result<(), DeviceError> {
         let index = setup.index;
         self.take_paused(index);
@@ -224,7 +211,7 @@ impl Shadow {
             let size = setup.spec.size;
             return Err(DeviceError::Refused(format!("a queue of {size}, where {most} is most")));
         }
-        let (spec, tables) = self.device_ring(&spaces.arena, &setup, given);
+        let (spec, tables) = spaces.arena.ring(&setup, given);
         let shown = QueueSetup {
             index,
             spec,
@@ -254,71 +241,6 @@ impl Shadow {
             *slot = Some(Queue { control, driver: setup, setup: shown, tables });
         }
         Ok(())
-    }
-
-    /// Puts a bridge between the rings of `driver` and `device`, on a worker.
-    fn carry<M: Mover>(
-        &self,
-        spaces: &Spaces,
-        driver: &QueueSetup,
-        device: &QueueSetup,
-        tables: Option<IndirectArea>,
-        mover: M,
-    ) -> Result<Box<dyn Control>, DeviceError> {
-        let mut queue = DeviceQueue::new(&spaces.confirmed.current(), &driver.spec)?;
-        if let Some(area) = &driver.in_flight
-            && let Some(log) = area.log(driver.index, &driver.spec)?
-        {
-            queue.attach_log(log)?;
-        }
-        let task = QueueBridge::new(BridgeParts {
-            ends: self.ends(driver, device)?,
-            driver: queue,
-            memory: spaces.confirmed.reader(),
-            device: DriverQueue::new(spaces.arena.map(), &device.spec, tables)?,
-            device_memory: Arc::clone(spaces.arena.map()),
-            mover,
-            limits: self.options.limits,
-        });
-        spawn(task)
-    }
-
-    /// The same where the driver's ring is reached by transfers.
-    fn carry_far(
-        &self,
-        spaces: &Spaces,
-        driver: &QueueSetup,
-        device: &QueueSetup,
-        tables: Option<IndirectArea>,
-    ) -> Result<Box<dyn Control>, DeviceError> {
-        let task = RemoteQueue::new(RemoteParts {
-            ends: self.ends(driver, device)?,
-            spec: driver.spec.clone(),
-            memory: spaces.confirmed.reader(),
-            device: DriverQueue::new(spaces.arena.map(), &device.spec, tables)?,
-            device_memory: Arc::clone(spaces.arena.map()),
-            pool: spaces.arena.pool(driver.index, self.options.pool_size()),
-            limits: self.options.limits,
-        })?;
-        spawn(task)
-    }
-
-    fn ends(&self, driver: &QueueSetup, device: &QueueSetup) -> Result<Ends, DeviceError> {
-        let events = (device.kick.clone(), device.call.event());
-        let (Some(device_kick), Some(device_call)) = events else {
-            return Err(DeviceError::NoSuchQueue(driver.index));
-        };
-        Ok(Ends {
-            index: driver.index,
-            name: Arc::clone(&self.name),
-            kick: driver.kick.clone(),
-            call: driver.call.clone(),
-            device_kick,
-            device_call,
-            observer: self.options.observer.clone(),
-            counters: Arc::clone(&self.counters[usize::from(driver.index)]),
-            events: self.sink.clone(),
-        })
     }
 
     /// Starts the queues again on a device that came back.
@@ -353,11 +275,29 @@ impl VirtioDevice for Shadow {
         if self.passes() { self.inner.reach() } else { Reach::LOCAL }
     }
 
+    fn sharing(&self) -> Sharing {
+        match (self.choice.mode, self.inner.sharing()) {
+            (Mode::Pass, sharing) => sharing,
+            (Mode::Translate, Sharing::All | Sharing::Buffers) => Sharing::Buffers,
+            _ => Sharing::Nothing,
+        }
+    }
+
     fn records_in_flight(&self) -> bool {
         match self.choice.mode {
             Mode::Pass => self.inner.records_in_flight(),
             mode => mode != Mode::Remote,
         }
+    }
+
+    fn want_record(&mut self) {
+        self.inner.want_record();
+        self.options.record = true;
+        // What could not be had before can't now, and is said when the memory is known.
+        if let Ok(choice) = choose(&self.options, &self.situation(None)) {
+            self.choice = choice;
+        }
+        self.look_at_inner();
     }
 
     fn read_config(&mut self, offset: u32, into: &mut [u8]) {
@@ -377,8 +317,7 @@ impl VirtioDevice for Shadow {
         if self.accepted.is_none() {
             let before = self.choice.mode;
             let map = self.memory.as_ref().map(|memory| memory.current());
-            let situation =
-                Situation::new(self.inner.reach(), self.inner.identity(), map.as_deref());
+            let situation = self.situation(map.as_deref());
             if choose(&self.options, &situation)?.mode != before {
                 return self.adopt_memory();
             }
@@ -414,7 +353,14 @@ impl VirtioDevice for Shadow {
                 self.options.device_format,
             ),
         };
-        self.inner.accept_features(given)?;
+        let shares = matches!(self.choice.mode, Mode::Pass | Mode::Translate);
+        match self.inner.accept_features(given) {
+            Err(DeviceError::Refused(why)) if shares && self.options.mode == Mode::Auto => {
+                self.copy_instead(why)?;
+                return self.accept_features(accepted);
+            }
+            result => result?,
+        }
         self.accepted = Some((accepted, given));
         let name = &self.name;
         let device = self.identity.device;
@@ -458,6 +404,12 @@ impl VirtioDevice for Shadow {
         self.accepted = None;
         self.spaces = None;
         self.memory = None;
+        if self.options.record
+            && let Ok(choice) = choose(&self.options, &self.situation(None))
+        {
+            // What the last driver's memory did not allow, the next one's may.
+            self.choice = choice;
+        }
         self.watch_inner();
         self.look_at_inner();
         result

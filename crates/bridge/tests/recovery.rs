@@ -11,7 +11,7 @@ use bridge::Mode;
 use mem::{Access, DriverAddress, Mapping, MemoryMap, Region};
 use rig::guest::{DATA, DATA_BYTES, Guest};
 use rig::{Bench, Case};
-use virtio::{DeviceError, DeviceEvent, Features, InFlightArea, VirtioDevice};
+use virtio::{DeviceError, DeviceEvent, Features, InFlightArea, Sharing, VirtioDevice};
 
 const MODES: [Mode; 2] = [Mode::Translate, Mode::Copy];
 
@@ -92,6 +92,21 @@ fn a_bridge_killed_under_load_is_replaced_and_nothing_is_lost() {
             assert!(replayed > 40, "{replayed}");
         }
     }
+}
+
+#[test]
+fn a_device_that_does_not_take_the_drivers_memory_gets_copies() {
+    let mut case = Case::new(Mode::Auto);
+    case.refuses = true;
+    let mut bench = Bench::new(&case);
+    assert_eq!(bench.shadow.mode(), Mode::Copy);
+    let reason = bench.shadow.reason();
+    assert!(reason.contains("does not take the driver's memory (it has no size)"), "{reason}");
+    assert_eq!(bench.shadow.sharing(), Sharing::Nothing);
+    bench.driver.run(300, |_| ());
+    bench.begin_again(&case);
+    assert_eq!(bench.shadow.mode(), Mode::Copy, "it is not asked twice");
+    bench.driver.run(100, |_| ());
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub enum Access {
     Read,
     /// Read and write. (Memory that may only be written, which some IOMMUs know, counts as this.)
     ReadWrite,
+    /// Read and write, but by us only: no other process is given it.
+    Ours,
 }
 
 impl Access {

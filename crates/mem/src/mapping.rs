@@ -148,6 +148,12 @@ impl Mapping {
         return Err(MemoryError::BadTable { offset: (offset + len) as u64 });
     }
 
+    /// Where the first byte is in this process, for system calls that want to know.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.base.as_ptr() as usize
+    }
+
     /// Pointer to the first byte.
     pub(crate) fn base(&self) -> NonNull<u8> {
         self.base
@@ -212,13 +218,17 @@ pub struct FileCache {
 
 impl FileCache {
     /// The mapping of the whole file, made now or earlier. A file that has grown since is mapped
-    /// anew.
+    /// anew; memory of a device ([`Mapping::of_device_memory`]) always is, up to `end`.
     ///
     /// # Errors
     /// As [`Mapping::of_file`], with `end` the byte after the range the caller wants.
     pub fn map(&mut self, file: OwnedFd, end: u64) -> Result<Arc<Mapping>, MemoryError> {
         let stat = rustix::fs::fstat(&file)?;
         let size = stat.st_size as u64;
+        if size == 0 && !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+            let len = usize::try_from(end).map_err(|_| MemoryError::Overflow)?;
+            return Mapping::of_device_memory(file, 0, len);
+        }
         if end > size {
             return Err(MemoryError::BeyondFile { end, size });
         }

@@ -137,6 +137,10 @@ fn one_file_is_mapped_once_however_often_it_comes() {
     let second = cache.map(copy(), 1 << 20).unwrap();
     assert!(Arc::ptr_eq(&first, &second));
     assert!(cache.map(copy(), (1 << 20) + 1).is_err());
+    let empty = || tempfile::tempfile().unwrap();
+    assert!(cache.map(empty().into(), 4096).is_err(), "an empty file is no device");
+    let device = std::fs::File::options().read(true).write(true).open("/dev/zero").unwrap();
+    assert_eq!(cache.map(device.into(), 8192).unwrap().len(), 8192);
 }
 
 #[test]

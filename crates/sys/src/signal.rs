@@ -78,6 +78,20 @@ extern "C" fn on_stop(signal: i32) {
     }
 }
 
+/// Lets this process lock `bytes` of memory, if it may allow itself that; else as much as it may.
+pub fn raise_lock_limit(bytes: u64) {
+    let before = rustix::process::getrlimit(Resource::Memlock);
+    if before.current.is_none_or(|current| current >= bytes) {
+        return;
+    }
+    // Beyond the hard limit for who has CAP_SYS_RESOURCE. What a kernel pins counts with it.
+    let all = rustix::process::Rlimit { current: None, maximum: None };
+    if rustix::process::setrlimit(Resource::Memlock, all).is_err() {
+        let most = rustix::process::Rlimit { current: before.maximum, ..before };
+        let _ = rustix::process::setrlimit(Resource::Memlock, most);
+    }
+}
+
 /// Raises the soft limit on open files to the hard one: a thousand devices need tens of thousands.
 pub fn raise_file_limit() {
     let mut limit = rustix::process::getrlimit(Resource::Nofile);

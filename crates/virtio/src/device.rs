@@ -37,6 +37,17 @@ impl Reach {
         Self { maps_memory: true, runs_rings: true, max_regions: mem::MAX_REGIONS };
 }
 
+/// What of a driver's memory another process is given to work in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// All: it works on the driver's rings.
+    All,
+    /// The buffers; the rings are worked on in this process.
+    Buffers,
+    /// Nothing.
+    Nothing,
+}
+
 /// Who starts the queues again when a device that went away ([`DeviceEvent::Gone`]) is back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recovery {
@@ -110,6 +121,12 @@ pub trait VirtioDevice: Send {
 
     /// What the device can reach by itself.
     fn reach(&self) -> Reach;
+
+    /// What of the driver's memory goes to another process as things stand. May change with
+    /// [`VirtioDevice::set_memory`] if the memory can't be had so.
+    fn sharing(&self) -> Sharing {
+        Sharing::Nothing
+    }
 
     /// Reads the device config from byte `offset` on; bytes beyond its end read as 0.
     fn read_config(&mut self, offset: u32, into: &mut [u8]);
@@ -188,6 +205,11 @@ pub trait VirtioDevice: Send {
     fn records_in_flight(&self) -> bool {
         false
     }
+
+    /// The driver's side keeps the record and relies on it: if the device writes none, somebody
+    /// before it must work on the driver's rings and write it. Called before the driver is told
+    /// what the device is.
+    fn want_record(&mut self) {}
 
     /// The driver has written the device status; of interest to devices that live elsewhere.
     ///

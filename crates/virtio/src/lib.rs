@@ -21,7 +21,7 @@ mod parameters;
 mod setup;
 mod status;
 
-pub use device::{DeviceError, Identity, Reach, Recovery, VirtioDevice};
+pub use device::{DeviceError, Identity, Reach, Recovery, Sharing, VirtioDevice};
 pub use end::{DriverEnd, EndError, Stop};
 pub use events::{DeviceEvent, EventSink, EventSource};
 pub use features::{FeatureName, Features, names_of};

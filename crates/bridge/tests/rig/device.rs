@@ -6,7 +6,7 @@ use mem::{AddressSpace, MapReader};
 use sys::EventFd;
 use virtio::{
     DeviceError, DeviceEvent, DeviceType, EventSink, EventSource, Features, Identity, Notifier,
-    QueueSetup, Reach, VirtioDevice,
+    QueueSetup, Reach, Sharing, VirtioDevice,
 };
 use virtqueue::{Chain, ChainId, DeviceQueue, QueuePosition};
 use worker::{PoolOptions, Progress, Task, TaskHandle, Workers};
@@ -45,6 +45,8 @@ pub struct State {
     pub setups: Vec<Option<QueueSetup>>,
     pub memory: Option<Arc<AddressSpace>>,
     pub gone: bool,
+    /// Memory of the driver is not taken.
+    pub refuses: bool,
     /// Started queues are only noted, for tests that play the device themselves.
     pub passive: bool,
 }
@@ -64,6 +66,7 @@ impl EchoDevice {
             setups: vec![None, None],
             memory: None,
             gone: false,
+            refuses: false,
             passive: false,
         };
         let shared = Arc::new(Shared {
@@ -126,7 +129,16 @@ impl VirtioDevice for EchoDevice {
         Ok(())
     }
 
+    fn sharing(&self) -> Sharing {
+        Sharing::All
+    }
+
     fn accept_features(&mut self, features: Features) -> Result<(), DeviceError> {
+        let state = self.shared.state.lock().unwrap();
+        let regions = state.memory.as_ref().map_or(0, |memory| memory.current().regions().len());
+        if state.refuses && regions > 1 {
+            return Err(DeviceError::Refused("it has no size".into()));
+        }
         if self.identity.features.has(features) {
             Ok(())
         } else {

@@ -36,6 +36,8 @@ pub struct Case {
     pub remote: bool,
     /// The device only notes that its queues were started: the test plays it.
     pub passive: bool,
+    /// The device does not take the driver's memory.
+    pub refuses: bool,
 }
 
 impl Case {
@@ -50,6 +52,7 @@ impl Case {
             begin: 0,
             remote: false,
             passive: false,
+            refuses: false,
         }
     }
 
@@ -80,6 +83,7 @@ impl Bench {
     pub fn with_guest(case: &Case, guest: Guest) -> Self {
         let (device, handle) = EchoDevice::new(case.device | Features::VERSION_1, case.size);
         handle.shared.state.lock().unwrap().passive = case.passive;
+        handle.shared.state.lock().unwrap().refuses = case.refuses;
         let mut shadow = Shadow::new(Box::new(device), "echo", case.options.clone()).unwrap();
         shadow.set_memory(&guest.space).unwrap();
         let features = case.driver | Features::VERSION_1;

@@ -28,6 +28,7 @@ pub(super) const VQ_SETUP: u64 = ioctl_number(WRITE, 0x14, VQ_CONFIG_BYTES);
 pub(super) const VQ_GET_INFO: u64 = ioctl_number(READ | WRITE, 0x15, info::BYTES);
 pub(super) const VQ_SETUP_KICKFD: u64 = ioctl_number(WRITE, 0x16, 8);
 pub(super) const VQ_INJECT_IRQ: u64 = ioctl_number(WRITE, 0x17, 4);
+pub(super) const IOTLB_REG_UMEM: u64 = ioctl_number(WRITE, 0x18, umem::BYTES);
 
 /// `struct vduse_dev_config` up to the config's bytes.
 pub(super) mod config {
@@ -53,6 +54,13 @@ pub(super) mod iotlb {
     /// `VDUSE_ACCESS_WO`: set in read-write, too.
     pub(in crate::vduse) const MAY_WRITE: u8 = 2;
     pub(in crate::vduse) const BYTES: usize = 32;
+}
+
+/// `struct vduse_iova_umem`; the address space (from version 1 on) is 0 here.
+pub(super) mod umem {
+    pub(in crate::vduse) const ADDRESS: usize = 0;
+    pub(in crate::vduse) const SIZE: usize = 16;
+    pub(in crate::vduse) const BYTES: usize = 48;
 }
 
 /// `struct vduse_vq_info`.

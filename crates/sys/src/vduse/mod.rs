@@ -262,6 +262,22 @@ impl VduseDevice {
         }))
     }
 
+    /// Has the kernel copy all data through `pool` instead of pages of its own; what is in those is
+    /// copied over. It stays so until the device is closed. The pool must be as long as the
+    /// device's `bounce_size` says.
+    ///
+    /// # Errors
+    /// `EINVAL` until the driver has used the pool for the first time, or if the length is another
+    /// one; `ENOMEM` if so much can't be locked ([`raise_lock_limit`](crate::raise_lock_limit)).
+    pub fn register_pool(&self, pool: &mem::Mapping) -> io::Result<()> {
+        // The kernel pins the pages, which are a file's: what happens to the mapping later does
+        // not matter. The addresses are those from 0 on.
+        let mut bytes = [0; umem::BYTES];
+        put_u64(&mut bytes, umem::ADDRESS, pool.address() as u64);
+        put_u64(&mut bytes, umem::SIZE, pool.len() as u64);
+        self.call(IOTLB_REG_UMEM, &mut bytes)
+    }
+
     /// The next thing the kernel wants, if there is one now.
     ///
     /// # Errors

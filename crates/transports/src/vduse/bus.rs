@@ -5,8 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
-use sys::{EventFd, VdpaBus};
+use sys::{Epoll, EventFd, Interest, VdpaBus, VduseDevice};
+use virtio::EndError;
+
+use super::server::END_LIMIT;
 
 /// What is asked of the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +55,33 @@ impl AsFd for Pending {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.done.as_fd()
     }
+}
+
+/// Takes a device off the bus that a process has left behind: whatever the driver wants is granted,
+/// and what it waits for fails.
+pub(super) fn abandon(name: &str, node: &VduseDevice) -> Result<(), EndError> {
+    /// A device that is broken says nothing more, so we look.
+    const LOOK: Duration = Duration::from_millis(500);
+    let system = || EndError::system(format!("removing the old {name}"));
+    let epoll = Epoll::new().map_err(system())?;
+    let pending = Pending::start(Call::Detach, name).map_err(system())?;
+    epoll.add(node, 0, Interest::Read).map_err(system())?;
+    epoll.add(&pending, 1, Interest::Read).map_err(system())?;
+    let deadline = Instant::now() + END_LIMIT;
+    let mut ready = Vec::new();
+    while Instant::now() < deadline {
+        epoll.wait(&mut ready, Some(LOOK)).map_err(system())?;
+        // A device that the kernel has given up on sends nothing and goes all the same.
+        match node.receive() {
+            Ok(Some(message)) => node.answer(message.id, true).map_err(system())?,
+            Ok(None) => {}
+            Err(_) => epoll.remove(node),
+        }
+        if let Some(result) = pending.result() {
+            return result.map_err(|error| EndError::Driver(explain(Call::Detach, name, &error)));
+        }
+    }
+    Err(EndError::Driver(format!("the kernel does not let go of the old {name}")))
 }
 
 /// Why a call failed, and what to do.

@@ -4,8 +4,9 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use sys::{VduseConfig, VduseControl, VduseDevice};
-use virtio::{DeviceType, EndError, Features, VirtioDevice};
+use virtio::{DeviceType, EndError, Features, Status, VirtioDevice};
 
+use super::state::{Record, State};
 use super::{Settings, sysfs};
 
 /// Red Hat's, as virtio's drivers expect.
@@ -43,13 +44,13 @@ const BLOCK_CONFIG_WCE: Features = Features::bit(11);
 const NET_CONTROL: Features =
     Features(1 << 2 | 0x7f << 17 | 1 << 51 | 1 << 52 | 1 << 53 | 1 << 57 | 1 << 60);
 
-/// A device that exists and is not on the bus yet.
+/// A device that exists and is not on the bus yet, or that another process has left there.
 pub(super) struct Made {
     pub node: VduseDevice,
-    /// What the driver is offered.
-    pub offered: Features,
-    pub queues: u16,
-    pub config_len: u32,
+    /// What it was made as, and how far its driver is.
+    pub record: Record,
+    /// Where that is written down.
+    pub state: Option<State>,
 }
 
 /// Opens the node through which devices are made.
@@ -74,6 +75,9 @@ pub(super) fn create(
     let name = &settings.name;
     let (config, sizes) = plan(name, device)?;
     if std::path::Path::new("/dev/vduse").join(name).exists() {
+        if let Some(made) = resume(settings, &config, &sizes)? {
+            return Ok(made);
+        }
         clear(control, settings)?;
     }
     control.create(&config).map_err(|error| refusal(control, &config, error))?;
@@ -85,8 +89,14 @@ pub(super) fn create(
     made
 }
 
-/// Removes a device that is off the bus.
-pub(super) fn remove(control: &VduseControl, name: &str) -> Result<(), EndError> {
+/// Removes a device that is off the bus, and what was written down about it.
+pub(super) fn remove(control: &VduseControl, settings: &Settings) -> Result<(), EndError> {
+    destroy(control, &settings.name)?;
+    let Some(path) = &settings.state else { return Ok(()) };
+    State::remove(path).map_err(EndError::system(format!("removing {}", path.display())))
+}
+
+fn destroy(control: &VduseControl, name: &str) -> Result<(), EndError> {
     /// There is no event for the kernel letting go of the last reference.
     const AGAIN: Duration = Duration::from_millis(10);
     let deadline = Instant::now() + LET_GO_LIMIT;
@@ -156,9 +166,104 @@ fn finish(settings: &Settings, config: &VduseConfig, sizes: &[u16]) -> Result<Ma
         let attempt = format!("setting {key} of {name} to {value}");
         sysfs::set(name, key, value).map_err(EndError::system(attempt))?;
     }
-    let offered = Features(config.features);
-    let config_len = config.config.len() as u32;
-    Ok(Made { node, offered, queues: sizes.len() as u16, config_len })
+    let record = Record {
+        device: DeviceType(config.device as u16),
+        offered: Features(config.features),
+        queue_sizes: sizes.to_vec(),
+        config: config.config.clone(),
+        attached: false,
+        status: Status::RESET,
+    };
+    let state = settings.state.as_ref().map(|path| {
+        let attempt =
+            format!("writing {} (state=PATH chooses another, state=off none)", path.display());
+        State::create(path, name, record.clone()).map_err(EndError::system(attempt))
+    });
+    Ok(Made { node, record, state: state.transpose()? })
+}
+
+/// The device as an earlier process has left it, if we know enough to go on with it.
+fn resume(
+    settings: &Settings,
+    config: &VduseConfig,
+    sizes: &[u16],
+) -> Result<Option<Made>, EndError> {
+    let name = &settings.name;
+    let state = settings.state.as_ref().and_then(|path| State::read(path, name));
+    let Some(state) = state.filter(|state| state.record.attached && sysfs::is_on_bus(name)) else {
+        return Ok(None);
+    };
+    let node = open_node(name)?;
+    let accepted = match state.record.status.has(Status::FEATURES_OK) {
+        true => node.features().map(Features).map_err(EndError::system(format!(
+            "asking for the features of {name}, which the kernel may have given up on (replace=on \
+             removes it)"
+        ))),
+        // It may still take all that it was offered.
+        false => Ok(state.record.offered),
+    };
+    let against = accepted.map(|accepted| against_resuming(&state.record, config, sizes, accepted));
+    match against {
+        Ok(None) => Ok(Some(Made { node, record: state.record.clone(), state: Some(state) })),
+        _ if settings.replace => Ok(None),
+        Ok(Some(why)) => Err(EndError::Driver(format!(
+            "{name} can't be resumed: {why}; replace=on removes it, and requests that wait there \
+             fail"
+        ))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Why a driver that accepted `accepted` of the device in `record` can't go on with this one.
+fn against_resuming(
+    record: &Record,
+    config: &VduseConfig,
+    sizes: &[u16],
+    accepted: Features,
+) -> Option<String> {
+    let now = DeviceType(config.device as u16);
+    if record.device != now {
+        return Some(format!("it was a {} device and is a {now} device now", record.device));
+    }
+    let lost = accepted - Features(config.features);
+    if !lost.is_empty() {
+        return Some(format!("the device has lost {}", lost.names(Some(now)).join(" ")));
+    }
+    let shrunk = record
+        .queue_sizes
+        .iter()
+        .enumerate()
+        .any(|(index, &size)| sizes.get(index).is_none_or(|&now| now < size));
+    if shrunk {
+        return Some("the device has fewer or shorter queues now".into());
+    }
+    if record.config.len() != config.config.len() {
+        return Some("the device's config has another length now".into());
+    }
+    None
+}
+
+/// Opens the node, which a process that was killed a moment ago may still have.
+fn open_node(name: &str) -> Result<VduseDevice, EndError> {
+    /// There is no event for it.
+    const AGAIN: Duration = Duration::from_millis(10);
+    let deadline = Instant::now() + LET_GO_LIMIT;
+    loop {
+        let error = match VduseDevice::open(name) {
+            Ok(node) => return Ok(node),
+            Err(error) => error,
+        };
+        if error.kind() != io::ErrorKind::ResourceBusy {
+            let attempt = format!("opening /dev/vduse/{name}");
+            return Err(EndError::System { attempt, source: error });
+        }
+        if Instant::now() >= deadline {
+            return Err(EndError::Driver(format!(
+                "another process serves {name}: choose another name"
+            )));
+        }
+        std::thread::sleep(AGAIN);
+    }
 }
 
 /// Removes what an earlier process has left, as far as that hurts nobody or was asked for.
@@ -177,21 +282,19 @@ fn clear(control: &VduseControl, settings: &Settings) -> Result<(), EndError> {
         };
     }
     // Opening shows whether anybody serves it.
-    let node = VduseDevice::open(name).map_err(|error| match error.kind() {
-        io::ErrorKind::ResourceBusy => {
-            EndError::Driver(format!("another process serves {name}: choose another name"))
-        }
-        _ => EndError::System { attempt: format!("opening /dev/vduse/{name}"), source: error },
-    })?;
-    if !settings.replace {
+    let node = open_node(name)?;
+    let state = settings.state.as_ref().and_then(|path| State::read(path, name));
+    // Killed before any driver could have it, there is nothing that waits.
+    let is_unused = state.is_some_and(|state| !state.record.attached);
+    if !settings.replace && !is_unused {
         return Err(EndError::Driver(format!(
-            "{name} is on the vDPA bus and nobody serves it: replace=on removes it first, and \
-             requests that wait there fail"
+            "{name} is on the vDPA bus, nobody serves it, and how far it was is not known: \
+             replace=on removes it first, and requests that wait there fail"
         )));
     }
-    super::server::abandon(name, &node)?;
+    super::bus::abandon(name, &node)?;
     drop(node);
-    remove(control, name)
+    remove(control, settings)
 }
 
 /// Why the kernel did not make the device, and what would work.
@@ -268,6 +371,41 @@ mod tests {
         assert!(!names.iter().any(|name| name.starts_with("CTRL") || name == "MQ"), "{names:?}");
         assert!(!names.iter().any(|name| name == "GUEST_ANNOUNCE" || name == "RSS"), "{names:?}");
         assert!(names.iter().any(|name| name == "MAC"), "{names:?}");
+    }
+
+    #[test]
+    fn a_device_that_can_do_less_does_not_take_anothers_place() {
+        let features = Features::VERSION_1 | Features::EVENT_IDX;
+        let config = |device: DeviceType, features: Features| VduseConfig {
+            name: "d".into(),
+            vendor: VENDOR,
+            device: device.0.into(),
+            features: features.0,
+            queues: 2,
+            alignment: ALIGNMENT,
+            config: vec![1; 60],
+        };
+        let record = Record {
+            device: DeviceType::BLOCK,
+            offered: features,
+            queue_sizes: vec![128, 128],
+            config: vec![0; 60],
+            attached: true,
+            status: Status(15),
+        };
+        let same = config(DeviceType::BLOCK, features);
+        let against = |config: &VduseConfig, sizes: &[u16], accepted| {
+            against_resuming(&record, config, sizes, accepted).unwrap_or_default()
+        };
+        assert_eq!(against(&same, &[128, 256, 1], features), "");
+        assert!(against(&config(DeviceType::NET, features), &[128; 2], features).contains("net"));
+        let less = config(DeviceType::BLOCK, Features::VERSION_1);
+        assert!(against(&less, &[128; 2], features).contains("EVENT_IDX"));
+        assert_eq!(against(&less, &[128; 2], Features::VERSION_1), "", "it was not in use");
+        assert!(against(&same, &[128], features).contains("queues"));
+        assert!(against(&same, &[128, 64], features).contains("queues"));
+        let longer = VduseConfig { config: vec![0; 61], ..same };
+        assert!(against(&longer, &[128; 2], features).contains("length"));
     }
 
     #[test]

@@ -14,16 +14,20 @@
 //! ```
 //!
 //! The memory is one file: rings and the pages through which the kernel copies data, nothing else
-//! of the machine. What it deliberately lacks: the bus by hand (`vdpa dev add`), a registered
-//! bounce pool, and a record of requests in flight.
+//! of the machine. A process that is killed leaves the device behind; the next one opens it, reads
+//! from a file what the kernel does not tell (`state`), and goes on.
+//!
+//! What it deliberately lacks: the bus by hand (`vdpa dev add`) and a registered bounce pool.
 
 mod bus;
 mod create;
 mod memory;
 mod queues;
 mod server;
+mod state;
 mod sysfs;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use virtio::{DriverEnd, EndError, ParameterError, Parameters, Stop, VirtioDevice};
@@ -39,7 +43,8 @@ pub(crate) static TRANSPORT: Transport = Transport {
         "bounce-size=SIZE    pages through which the kernel copies, 1M to 1G (64M)",
         "message-timeout=S   seconds until the kernel gives up on us, 0 for never (30)",
         "api=0|1             newest version of the kernel's interface to use (1)",
-        "replace=on          remove what a killed process has left under that name",
+        "state=PATH|off      file from which a killed device is resumed (/run/viaduct/vduse-NAME)",
+        "replace=on          remove what a killed process has left and can't be resumed",
     ],
     driver_end: Some(open),
     device_end: None,
@@ -53,6 +58,8 @@ struct Settings {
     bounce_bytes: Option<u64>,
     message_timeout: Option<u64>,
     newest_api: u64,
+    /// The file from which it is resumed.
+    state: Option<PathBuf>,
     replace: bool,
 }
 
@@ -76,8 +83,14 @@ fn read_settings(parameters: &mut Parameters) -> Result<Settings, ParameterError
             expected: "a name of 1 to 64 letters, digits, '-', '_' and '.', as disk0".into(),
         });
     }
+    let state = match parameters.text("state").as_deref() {
+        Some("off") => None,
+        Some(path) => Some(path.into()),
+        None => Some(state::default_path(&name)),
+    };
     Ok(Settings {
         name,
+        state,
         bounce_bytes: parameters.number("bounce-size", BOUNCE_BYTES)?,
         message_timeout: parameters.number("message-timeout", 0..=LONGEST_WAIT)?,
         newest_api: parameters
@@ -118,11 +131,17 @@ impl DriverEnd for VduseEnd {
     fn serve(self: Box<Self>, device: Box<dyn VirtioDevice>, stop: Stop) -> Result<(), EndError> {
         let Self { settings, control } = *self;
         let mut device = device;
+        if settings.state.is_some() {
+            device.want_record();
+        }
         let made = create::create(&control, &settings, &mut *device)?;
         let result = server::Server::new(&settings.name, made, device, stop)
             .and_then(|mut server| server.run());
-        let removed = create::remove(&control, &settings.name);
-        result.and(removed)
+        if sysfs::is_on_bus(&settings.name) {
+            // It is there for who comes next, with all that waits.
+            return result;
+        }
+        result.and(create::remove(&control, &settings))
     }
 }
 
@@ -150,6 +169,11 @@ mod tests {
         let settings = read_settings(&mut good).unwrap();
         assert_eq!((settings.name.as_str(), settings.bounce_bytes), ("disk0", Some(1 << 20)));
         assert_eq!((settings.newest_api, settings.replace), (0, false));
+        assert!(settings.state.is_some_and(|path| path.ends_with("viaduct/vduse-disk0")));
+        let mut off = parameters(&[("path", "disk0"), ("state", "off")]);
+        assert_eq!(read_settings(&mut off).unwrap().state, None);
+        let mut given = parameters(&[("path", "disk0"), ("state", "/tmp/here")]);
+        assert_eq!(read_settings(&mut given).unwrap().state, Some("/tmp/here".into()));
         for name in ["", "control", "../disk", ".", "a b", &"x".repeat(65)] {
             assert!(read_settings(&mut parameters(&[("path", name)])).is_err(), "{name}");
         }

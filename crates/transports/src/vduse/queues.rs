@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mem::{AddressSpace, DriverAddress};
 use sys::{Epoll, EventFd, Interest, VduseDevice, VduseQueueInfo};
-use virtio::{DeviceError, Features, Notifier, QueueSetup, VirtioDevice};
+use virtio::{DeviceError, Features, InFlightArea, Notifier, QueueSetup, VirtioDevice};
 use virtqueue::{PackedPoint, QueueAddresses, QueuePosition, QueueSpec, RingFormat};
 
 /// A queue that the device has, or will have when it is back.
@@ -17,6 +17,17 @@ struct Queue {
     running: bool,
     /// The driver is to be interrupted, and the kernel did not take it yet.
     due: bool,
+}
+
+/// What all queues of a driver have in common.
+pub(super) struct Shared {
+    /// The features in force.
+    pub features: Features,
+    pub memory: Arc<AddressSpace>,
+    /// Where requests in flight are recorded.
+    pub in_flight: Option<Arc<InFlightArea>>,
+    /// Another process has worked on the queues.
+    pub resumed: bool,
 }
 
 /// The queues in use, by number.
@@ -37,8 +48,7 @@ impl Queues {
         &mut self,
         node: &VduseDevice,
         epoll: &Epoll,
-        features: Features,
-        memory: &Arc<AddressSpace>,
+        shared: &Shared,
     ) -> Result<(), DeviceError> {
         for (index, slot) in self.queues.iter_mut().enumerate() {
             let attempt = || DeviceError::system(format!("setting up queue {index}"));
@@ -48,18 +58,28 @@ impl Queues {
             }
             let call = Arc::new(EventFd::new().map_err(attempt())?);
             epoll.add(&*call, self.first_key + index as u64, Interest::Read).map_err(attempt())?;
-            let setup = QueueSetup {
+            let mut setup = QueueSetup {
                 index: index as u16,
-                spec: spec(&info, features),
-                features,
-                memory: Arc::clone(memory),
+                spec: spec(&info, shared.features),
+                features: shared.features,
+                memory: Arc::clone(&shared.memory),
                 kick: Some(Arc::new(EventFd::new().map_err(attempt())?)),
                 call: Notifier::new(Arc::clone(&call)),
-                in_flight: None,
+                in_flight: shared.in_flight.clone(),
             };
+            if shared.resumed {
+                setup.spec.start_at = left_behind(&setup)?;
+                // What was completed last, the driver may not have been told.
+                call.signal();
+            }
             *slot = Some(Queue { setup, call, running: false, due: false });
         }
         Ok(())
+    }
+
+    /// Has the driver's notifications about any queue signal `first`, or nothing.
+    pub(super) fn listen(&self, node: &VduseDevice, first: Option<&EventFd>) -> io::Result<()> {
+        (0..self.queues.len()).try_for_each(|index| node.set_kick(index as u32, first))
     }
 
     /// Starts the queues that do not run. A device that is away gets them later.
@@ -169,6 +189,18 @@ pub(super) fn taken(result: io::Result<()>) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Where a queue goes on whose last process was killed: with what the driver has not seen used. A
+/// record of what was in flight says more, and whoever reads it corrects this. Only split rings are
+/// offered.
+fn left_behind(setup: &QueueSetup) -> Result<QueuePosition, DeviceError> {
+    /// Offset of the index in the used ring (VIRTIO 1.4, 2.7.8).
+    const USED_INDEX: u64 = 2;
+    let mut index = [0; 2];
+    let at = DriverAddress(setup.spec.addresses.device.0.saturating_add(USED_INDEX));
+    setup.memory.current().read(at, &mut index)?;
+    Ok(QueuePosition::split(u16::from_le_bytes(index)))
 }
 
 fn spec(info: &VduseQueueInfo, features: Features) -> QueueSpec {

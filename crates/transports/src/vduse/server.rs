@@ -1,16 +1,20 @@
 //! The control thread: the kernel's messages, interrupts, the bus.
 
+mod starting;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mem::{AddressSpace, MemoryMap};
-use sys::{Epoll, Interest, Timer, VduseDevice, VduseMessage, VduseRequest};
-use virtio::{DeviceError, DeviceEvent, EndError, Features, Status, Stop, VirtioDevice};
+use sys::{Epoll, EventFd, Interest, Timer, VduseDevice, VduseMessage, VduseRequest};
+use virtio::{DeviceEvent, EndError, Features, Status, Stop, VirtioDevice};
 
 use super::bus::{self, Call, Pending};
 use super::create::Made;
+use super::memory::Pool;
 use super::queues::{self, Queues};
-use super::{memory, sysfs};
+use super::state::State;
+use super::sysfs;
 
 /// Longest wait for the kernel to take its driver away from the device: a disk's requests are
 /// completed first. Then we leave and say what is left.
@@ -29,6 +33,7 @@ const DEVICE: u64 = 1;
 const NODE: u64 = 2;
 const TIMER: u64 = 3;
 const BUS: u64 = 4;
+const FIRST_KICK: u64 = 5;
 /// Plus the number of the queue that is to interrupt.
 const CALL: u64 = 16;
 
@@ -46,7 +51,9 @@ pub(super) struct Server {
     name: String,
     node: VduseDevice,
     offered: Features,
-    config_len: u32,
+    config: Vec<u8>,
+    /// Where the next process finds what it must know; `None` if nowhere.
+    state: Option<State>,
     device: Box<dyn VirtioDevice>,
     stop: Stop,
     epoll: Epoll,
@@ -57,6 +64,9 @@ pub(super) struct Server {
     status: Status,
     /// There while the device has the driver's memory.
     memory: Option<Arc<AddressSpace>>,
+    pool: Pool,
+    /// Signalled by the driver's first request; there while that is waited for.
+    first_kick: Option<EventFd>,
     queues: Queues,
     config_due: bool,
     /// Why we are ending.
@@ -70,7 +80,8 @@ impl Server {
         device: Box<dyn VirtioDevice>,
         stop: Stop,
     ) -> Result<Self, EndError> {
-        let Made { node, offered, queues, config_len } = made;
+        let Made { node, record, state } = made;
+        let phase = if record.attached { Phase::Attached } else { Phase::Attaching };
         let system = || EndError::system(format!("serving {name}"));
         let epoll = Epoll::new().map_err(system())?;
         let timer = Timer::new().map_err(system())?;
@@ -83,17 +94,20 @@ impl Server {
         Ok(Self {
             name: name.into(),
             node,
-            offered,
-            config_len,
+            offered: record.offered,
+            queues: Queues::new(record.queue_sizes.len() as u16, CALL),
+            config: record.config,
+            state,
             device,
             stop,
             epoll,
             timer,
-            phase: Phase::Attaching,
+            phase,
             bus: None,
-            status: Status::RESET,
+            status: record.status,
             memory: None,
-            queues: Queues::new(queues, CALL),
+            pool: Pool::Kernels,
+            first_kick: None,
             config_due: false,
             failure: None,
         })
@@ -105,7 +119,10 @@ impl Server {
         if !sysfs::has_virtio_vdpa() {
             tracing::warn!("no driver will take {}: modprobe virtio_vdpa", self.name);
         }
-        self.call_bus(Call::Attach)?;
+        match self.phase {
+            Phase::Attached => self.resume()?,
+            _ => self.call_bus(Call::Attach)?,
+        }
         let mut ready = Vec::new();
         let mut deadline = None;
         while self.phase != Phase::Off {
@@ -128,6 +145,17 @@ impl Server {
         self.failure.take().map_or(Ok(()), Err)
     }
 
+    /// Goes on where another process was killed.
+    fn resume(&mut self) -> Result<(), EndError> {
+        let (name, found) = (&self.name, sysfs::appeared(&self.name));
+        tracing::info!("{name} is attached: {}, resumed", found.join(", "));
+        if self.status.has(Status::DRIVER_OK) {
+            self.start(true)?;
+        }
+        self.config_changed();
+        Ok(())
+    }
+
     fn is_ending(&self) -> bool {
         self.failure.is_some() || self.stop.is_asked()
     }
@@ -148,6 +176,7 @@ impl Server {
                 self.interrupt_config();
             }
             BUS => self.hear_from_bus(),
+            FIRST_KICK => self.hear_the_driver(),
             key => {
                 let result = self.queues.interrupt(&self.node, key);
                 self.check(result, "interrupting the driver");
@@ -178,6 +207,7 @@ impl Server {
         match (pending.call, result) {
             (Call::Attach, Ok(())) => {
                 self.phase = Phase::Attached;
+                self.note(|record| record.attached = true);
                 let (name, found) = (&self.name, sysfs::appeared(&self.name));
                 tracing::info!("{name} is attached: {}", found.join(", "));
             }
@@ -245,6 +275,7 @@ impl Server {
         let added = status.without(self.status);
         if status == Status::RESET {
             self.reset();
+            self.note(|record| record.status = status);
             return self.node.answer(id, true);
         }
         if added.has(Status::FEATURES_OK) {
@@ -255,54 +286,17 @@ impl Server {
             }
         }
         self.status = status;
+        if added.has(Status::DRIVER_OK) {
+            self.begin_record();
+        }
+        self.note(|record| record.status = status);
         self.node.answer(id, true)?;
         if added.has(Status::DRIVER_OK)
-            && let Err(error) = self.start()
+            && let Err(error) = self.start(false)
         {
             self.fail(error.into());
         }
         Ok(())
-    }
-
-    /// Gives the device the driver's memory and queues.
-    fn start(&mut self) -> Result<(), DeviceError> {
-        let attempt = format!("asking for the features of {}", self.name);
-        let accepted = Features(self.node.features().map_err(DeviceError::system(attempt))?);
-        let features = accepted & self.device.identity().features;
-        let space = Arc::new(AddressSpace::new(memory::read(&self.node)?));
-        self.queues.learn(&self.node, &self.epoll, features, &space)?;
-        self.memory = Some(Arc::clone(&space));
-        let prepared =
-            self.device.set_memory(&space).and_then(|()| self.device.accept_features(features));
-        match prepared {
-            // It is told when it is back, and then gets the queues.
-            Err(DeviceError::Gone(why)) => {
-                tracing::warn!("{} waits for its device: {why}", self.name);
-                return Ok(());
-            }
-            result => result?,
-        }
-        self.queues.start(&self.node, &mut *self.device)?;
-        match self.device.set_status(self.status) {
-            Err(DeviceError::Gone(_)) => Ok(()),
-            result => result,
-        }
-    }
-
-    /// The addresses have changed their meaning.
-    fn update_memory(&mut self) -> bool {
-        let Some(space) = &self.memory else { return true };
-        let followed = memory::read(&self.node).and_then(|map| {
-            space.replace(map);
-            self.device.memory_changed()
-        });
-        match followed {
-            Ok(()) | Err(DeviceError::Gone(_)) => true,
-            Err(error) => {
-                tracing::warn!("{} can't follow the driver's memory: {error}", self.name);
-                false
-            }
-        }
     }
 
     /// Everything stops and is forgotten. Rings that come later may lie at the same addresses in
@@ -313,6 +307,7 @@ impl Server {
         }
         self.status = Status::RESET;
         self.config_due = false;
+        self.stop_waiting();
         self.queues.stop(&self.node, &self.epoll, &mut *self.device);
         if let Some(space) = self.memory.take() {
             if let Err(error) = self.device.reset() {
@@ -351,10 +346,15 @@ impl Server {
     }
 
     fn config_changed(&mut self) {
-        let mut config = vec![0; self.config_len as usize];
+        let mut config = vec![0; self.config.len()];
         self.device.read_config(0, &mut config);
+        if config == self.config {
+            return;
+        }
         let result = self.node.set_config(0, &config);
         self.check(result, "changing the config of");
+        self.note(|record| record.config.clone_from(&config));
+        self.config = config;
         self.config_due = true;
         self.interrupt_config();
     }
@@ -409,30 +409,4 @@ impl Server {
     fn system(&self, doing: &str) -> impl FnOnce(std::io::Error) -> EndError + use<> {
         EndError::system(format!("{doing} {}", self.name))
     }
-}
-
-/// Takes a device off the bus that a process has left behind: whatever the driver wants is granted,
-/// and what it waits for fails.
-pub(super) fn abandon(name: &str, node: &VduseDevice) -> Result<(), EndError> {
-    let system = || EndError::system(format!("removing the old {name}"));
-    let epoll = Epoll::new().map_err(system())?;
-    let pending = Pending::start(Call::Detach, name).map_err(system())?;
-    epoll.add(node, NODE, Interest::Read).map_err(system())?;
-    epoll.add(&pending, BUS, Interest::Read).map_err(system())?;
-    let deadline = Instant::now() + END_LIMIT;
-    let mut ready = Vec::new();
-    while Instant::now() < deadline {
-        epoll.wait(&mut ready, Some(POISON_CHECK)).map_err(system())?;
-        // A device that the kernel has given up on sends nothing and goes all the same.
-        match node.receive() {
-            Ok(Some(message)) => node.answer(message.id, true).map_err(system())?,
-            Ok(None) => {}
-            Err(_) => epoll.remove(node),
-        }
-        if let Some(result) = pending.result() {
-            return result
-                .map_err(|error| EndError::Driver(bus::explain(Call::Detach, name, &error)));
-        }
-    }
-    Err(EndError::Driver(format!("the kernel does not let go of the old {name}")))
 }

@@ -15,6 +15,12 @@ pub(super) fn set(name: &str, key: &str, value: u64) -> io::Result<()> {
     fs::write(Path::new("/sys/class/vduse").join(name).join(key), value.to_string())
 }
 
+/// Bytes through which the kernel copies a device's data.
+pub(super) fn bounce_bytes(name: &str) -> Option<u64> {
+    let text = fs::read_to_string(Path::new("/sys/class/vduse").join(name).join("bounce_size"));
+    text.ok()?.trim().parse().ok()
+}
+
 /// Whether a device of that name is on the vDPA bus.
 pub(super) fn is_on_bus(name: &str) -> bool {
     on_bus(name).exists()

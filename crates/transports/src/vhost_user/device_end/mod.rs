@@ -16,7 +16,7 @@ use mem::AddressSpace;
 use sys::{Epoll, EventFd, Interest, Timer};
 use virtio::{
     DeviceError, DeviceEvent, DeviceType, Features, Identity, Parameters, QueueSetup, Reach,
-    Recovery, Status, VirtioDevice, config,
+    Recovery, Sharing, Status, VirtioDevice, config,
 };
 use virtqueue::QueuePosition;
 use wire::vhost_user::features as protocol;
@@ -203,6 +203,10 @@ impl VirtioDevice for VhostUserDevice {
 
     fn reach(&self) -> Reach {
         Reach { maps_memory: true, runs_rings: true, max_regions: self.memory_slots }
+    }
+
+    fn sharing(&self) -> Sharing {
+        Sharing::All
     }
 
     fn read_config(&mut self, offset: u32, into: &mut [u8]) {
