@@ -11,7 +11,8 @@ keep_daemon() {
 }
 
 kill_it() {
-    kill -KILL "$1"
+    # qemu-storage-daemon may have aborted a moment ago, when its driver went with work in flight.
+    kill -KILL "$1" 2>/dev/null || true
     while kill -0 "$1" 2>/dev/null; do sleep 0.02; done
 }
 

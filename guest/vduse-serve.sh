@@ -6,6 +6,8 @@ set -eu
 serve() {
     serve_name=${1%%,*} serve_end=$1
     shift
+    # Now, and not when the child gets to it: the last one's lines must not be taken for its own.
+    : >"/tmp/$serve_name.log"
     RUST_LOG=info setsid ${serve_with:-} viaduct bridge "vduse:$serve_end" "$@" \
         >"/tmp/$serve_name.log" 2>&1 </dev/null &
     serve_pid=$!
