@@ -33,6 +33,8 @@ pub enum IrqError {
 struct Line {
     event: Option<Arc<EventFd>>,
     asserted: bool,
+    /// The driver has set Interrupt Disable in the command register.
+    disabled: bool,
     /// The host takes one edge and then wants to unmask before the next one
     /// (`VFIO_IRQ_INFO_AUTOMASKED`).
     masked: bool,
@@ -43,6 +45,7 @@ struct Line {
 impl Line {
     fn offer(&mut self) {
         if self.asserted
+            && !self.disabled
             && !self.masked
             && let Some(event) = &self.event
         {
@@ -124,6 +127,20 @@ impl Interrupts {
         line.offer();
     }
 
+    /// Whether the line is raised, though the driver may have disabled it: Interrupt Status in the
+    /// status register (PCIe 7.5.1.1.4).
+    #[must_use]
+    pub fn is_intx_asserted(&self) -> bool {
+        self.line().asserted
+    }
+
+    /// The driver disables or enables the line by its bit in the command register.
+    pub fn disable_intx(&self, disabled: bool) {
+        let mut line = self.line();
+        line.disabled = disabled;
+        line.offer();
+    }
+
     /// Signals a vector once; nothing happens if the host has put no event behind it.
     pub fn signal(&self, kind: InterruptKind, vector: u16) {
         if kind == InterruptKind::Intx {
@@ -202,7 +219,8 @@ impl Interrupts {
         match kind {
             InterruptKind::Intx => {
                 let mut line = self.line();
-                *line = Line { asserted: line.asserted, ..Line::default() };
+                let Line { asserted, disabled, .. } = *line;
+                *line = Line { asserted, disabled, ..Line::default() };
             }
             _ => self.vectors(kind).fill(None),
         }
@@ -266,6 +284,18 @@ mod tests {
         interrupts.set_intx(false);
         interrupts.mask(InterruptKind::Intx, 0, false).unwrap();
         assert!(!event.drain(), "lowered");
+    }
+
+    #[test]
+    fn a_line_that_the_driver_disabled_waits() {
+        let interrupts = Interrupts::new(InterruptLayout { intx: true, ..Default::default() });
+        let event = Arc::new(EventFd::new().unwrap());
+        interrupts.connect(InterruptKind::Intx, 0, Some(Arc::clone(&event))).unwrap();
+        interrupts.disable_intx(true);
+        interrupts.set_intx(true);
+        assert!(!event.drain() && interrupts.is_intx_asserted());
+        interrupts.disable_intx(false);
+        assert!(event.drain(), "it was pending");
     }
 
     #[test]

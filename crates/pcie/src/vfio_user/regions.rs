@@ -13,7 +13,7 @@ use wire::vfio_user::{
 use super::limits::{MAX_WAITING_READS, READ_LIMIT};
 use super::service::Plug;
 use super::session::{EINVAL, Peer, Refusal, WaitingRead};
-use crate::config::command;
+use crate::config::{command, offset, status};
 use crate::{BarAddress, Mappable};
 
 /// Size in bytes of `struct vfio_region_info`, the least that a client must have room for.
@@ -38,6 +38,21 @@ fn check(plug: &mut Plug, region: u32, offset: u64, len: u64) -> Result<(), Refu
         Some(end) if len > 0 && end <= size(plug, region)? => Ok(()),
         _ => Err(EINVAL),
     }
+}
+
+/// Interrupt Status is the line's, whoever holds the configuration space.
+fn show_line(plug: &Plug, at: u64, data: &mut [u8]) {
+    let place = (offset::STATUS as u64).checked_sub(at);
+    let byte = place.and_then(|place| data.get_mut(usize::try_from(place).ok()?));
+    if let Some(byte) = byte.filter(|_| plug.host.interrupts.is_intx_asserted()) {
+        *byte |= status::INTERRUPT as u8;
+    }
+}
+
+/// What the command register, which may have changed, means for the line.
+pub(super) fn follow_command(plug: &mut Plug) {
+    let disabled = plug.function.config().command() & command::INTX_DISABLE != 0;
+    plug.host.interrupts.disable_intx(disabled);
 }
 
 impl Peer {
@@ -111,6 +126,7 @@ impl Peer {
         if region == region_index::CONFIG {
             let mut data = vec![0; len];
             plug.function.config_read(offset, &mut data);
+            show_line(plug, offset, &mut data);
             self.reply(header, &Reply::RegionRead { offset, region, data: &data }, Vec::new());
             return Ok(None);
         }
@@ -141,6 +157,7 @@ impl Peer {
             return Ok(());
         }
         plug.function.config_write(offset, data);
+        follow_command(plug);
         // Only a bus master's DMA messages are served by QEMU, so this is the first moment for the
         // test.
         if plug.function.config().command() & command::BUS_MASTER != 0 {

@@ -15,6 +15,7 @@ use super::irqs;
 use super::limits::{DMA_TICK, MAX_MESSAGES_PER_TURN, MAX_WAITING_BYTES, READ_LIMIT, UNMAP_LIMIT};
 use super::messages::{MessageMemory, Messages};
 use super::outbox::Outbox;
+use super::regions::follow_command;
 use super::self_test::SelfTest;
 use super::service::Plug;
 use crate::{InterruptKind, ResetKind, Ticket};
@@ -302,6 +303,7 @@ impl Peer {
             }
             Request::DeviceReset => {
                 plug.function.reset(ResetKind::Machine);
+                follow_command(plug);
                 Ok(Some(Reply::Done))
             }
             // Migration is not offered, and the rest goes the other way.
