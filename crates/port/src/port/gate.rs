@@ -173,11 +173,15 @@ impl Port {
             }
         }
         tracing::info!("the model {} is here", hello.name);
+        if let Some(tell) = &mut self.options.on_attached {
+            tell();
+        }
         self.link = Some(link);
         self.told = crate::memory::Told::default();
         self.memory_done = 0;
         self.resetting = None;
         self.silent_since = None;
+        self.tell_config();
         self.tell_state();
         self.tell_memory();
     }

@@ -24,8 +24,8 @@ use crate::memory::Told;
 use gate::Gate;
 use reads::Reads;
 
-/// Called when a model that is still there is given up.
-type OnGivenUp = Box<dyn FnMut() + Send>;
+/// Called when something has happened to the model.
+type Tell = Box<dyn FnMut() + Send>;
 
 /// How a port behaves.
 pub struct PortOptions {
@@ -40,14 +40,17 @@ pub struct PortOptions {
     pub patience: Option<Duration>,
     /// Called when a model is given up that may still be there: whoever started it had better end
     /// it.
-    pub on_given_up: Option<OnGivenUp>,
+    pub on_given_up: Option<Tell>,
+    /// Called when a model was let in.
+    pub on_attached: Option<Tell>,
 }
 
 impl Default for PortOptions {
     fn default() -> Self {
         let (deadline, backlog_bytes) = (DEADLINE, BACKLOG_BYTES);
-        let (patience, on_given_up) = (None, None);
-        Self { deadline, backlog_bytes, max_spin: worker::MAX_SPIN, patience, on_given_up }
+        let (patience, on_given_up, on_attached) = (None, None, None);
+        let max_spin = worker::MAX_SPIN;
+        Self { deadline, backlog_bytes, max_spin, patience, on_given_up, on_attached }
     }
 }
 
@@ -253,6 +256,12 @@ impl Port {
         self.with_link(|link| link.set_state(state));
     }
 
+    /// Tells the model the whole configuration space.
+    fn tell_config(&mut self) {
+        let bytes = self.config.bytes().to_vec();
+        self.with_link(|link| link.send(Record::new(RequestKind::Config), &bytes));
+    }
+
     /// Brings the model's view of host memory up to date. Returns when nothing of what was taken
     /// away is touched any more.
     fn tell_memory(&mut self) {
@@ -358,6 +367,7 @@ impl Function for Port {
                 self.options.deadline
             );
         }
+        self.tell_config();
         self.tell_state();
         self.settle();
     }

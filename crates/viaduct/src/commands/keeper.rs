@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use sys::{Epoll, EventFd, Interest, Ready};
 
-/// First pause before a model is started again that ended soon; doubled each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// First pause before a model is started again, doubled each time that it ends before the port has
+/// let it in.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// A model that ran for so long is started again at once.
-const RAN_WELL: Duration = Duration::from_secs(1);
 
 /// A model's keeper; dropping it ends the model.
 pub struct Keeper {
     stop: Arc<EventFd>,
     kill: Arc<EventFd>,
+    praise: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -31,12 +31,14 @@ impl Keeper {
     /// # Errors
     /// The system is out of descriptors or threads; a command that can't be run is told in the log.
     pub fn start(command: &str, port: &Path) -> Result<Self> {
-        let (stop, kill) = (Arc::new(EventFd::new()?), Arc::new(EventFd::new()?));
+        let [stop, kill, praise] =
+            [Arc::new(EventFd::new()?), Arc::new(EventFd::new()?), Arc::new(EventFd::new()?)];
         let charge = Charge {
             command: command.to_owned(),
             port: port.to_owned(),
             stop: Arc::clone(&stop),
             kill: Arc::clone(&kill),
+            praise: Arc::clone(&praise),
         };
         let thread = std::thread::Builder::new()
             .name("keeper".into())
@@ -46,13 +48,19 @@ impl Keeper {
                 }
             })
             .context("can't start a thread")?;
-        Ok(Self { stop, kill, thread: Some(thread) })
+        Ok(Self { stop, kill, praise, thread: Some(thread) })
     }
 
     /// Ends the model that runs now, when called; it is started again.
     pub fn killer(&self) -> Box<dyn FnMut() + Send> {
         let kill = Arc::clone(&self.kill);
         Box::new(move || kill.signal())
+    }
+
+    /// To be called when the port has let the model in.
+    pub fn praiser(&self) -> Box<dyn FnMut() + Send> {
+        let praise = Arc::clone(&self.praise);
+        Box::new(move || praise.signal())
     }
 }
 
@@ -71,6 +79,7 @@ struct Charge {
     port: PathBuf,
     stop: Arc<EventFd>,
     kill: Arc<EventFd>,
+    praise: Arc<EventFd>,
 }
 
 /// Why a wait is over.
@@ -85,7 +94,6 @@ impl Charge {
     fn keep(&self) -> Result<()> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let begin = Instant::now();
             let mut child = self.spawn()?;
             let over = self.watch(&mut child);
             let _ = child.kill();
@@ -94,9 +102,8 @@ impl Charge {
                 return Ok(());
             }
             tracing::warn!("the model ended ({status})");
-            if begin.elapsed() >= RAN_WELL {
+            if self.praise.drain() {
                 pause = FIRST_PAUSE;
-                continue;
             }
             let epoll = Epoll::new()?;
             epoll.add(self.stop.as_fd(), STOP, Interest::Read)?;

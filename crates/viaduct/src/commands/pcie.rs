@@ -34,6 +34,7 @@ pub fn run(options: &cli::Pcie) -> Result<()> {
         // Only a model of our own can be ended and started again.
         patience: keeper.as_ref().map(|_| patience),
         on_given_up: keeper.as_ref().map(Keeper::killer),
+        on_attached: keeper.as_ref().map(Keeper::praiser),
         ..PortOptions::default()
     };
     let Some(port) = Port::await_model(gate, port_options, signal.as_fd())? else {
