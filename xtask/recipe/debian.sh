@@ -32,7 +32,7 @@ apt-get -qq install -y -t trixie-backports \
 
 echo "== daemons, User Mode Linux and the guests' tools"
 apt-get -qq install -y virtiofsd user-mode-linux busybox-static kmod fio iperf3 e2fsprogs \
-    iproute2 iputils-ping ethtool libblkio-dev gcc libc6-dev zstd xz-utils \
+    iproute2 iputils-ping ethtool pciutils libblkio-dev gcc libc6-dev zstd xz-utils \
     syslinux syslinux-common mtools dosfstools >/dev/null
 
 # dpdk-dev holds testpmd, but its dependencies conflict with QEMU's, so only its libraries are

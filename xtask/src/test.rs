@@ -31,7 +31,9 @@ pub fn run(options: &Options) -> Result<()> {
     let root = root::ensure()?;
     println!("== the program and the table");
     let build = ["build", "--quiet", "--locked", "--release", "-p", "viaduct", "-p", "e2e"];
-    if !cargo().args(build).status()?.success() {
+    // The devices that a person would write, and what they link.
+    let examples = ["-p", "dma-engine", "-p", "viaduct-sdk"];
+    if !cargo().args(build).args(examples).status()?.success() {
         bail!("the build failed");
     }
     let programs = workspace().join("target/release");
