@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bare_host;
+pub mod cards;
 pub mod console;
 pub mod cpio;
 pub mod daemon;

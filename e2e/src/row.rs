@@ -100,6 +100,7 @@ pub fn cases() -> Vec<Case> {
         }
     }
     cases.extend(crate::bare_host::cases());
+    cases.extend(crate::cards::cases());
     cases
 }
 
