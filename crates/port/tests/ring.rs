@@ -28,7 +28,7 @@ fn records_arrive_whole_and_in_order_and_nobody_sleeps_for_ever() {
     let (to_consumer, to_producer) = (EventFd::new().unwrap(), EventFd::new().unwrap());
     let bytes: Vec<u8> = (0..MAX_DATA).map(|n| n as u8).collect();
     // Mostly small, now and then as large as can be.
-    let len = |n: u64| if n % 97 == 0 { MAX_DATA } else { (n % 19) as usize };
+    let len = |n: u64| if n.is_multiple_of(97) { MAX_DATA } else { (n % 19) as usize };
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for n in 0..COUNT {
