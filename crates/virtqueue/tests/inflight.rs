@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use mem::{Access, DriverAddress, Mapping, MemoryMap, Region};
 use proptest::prelude::*;
+use rig::raw::{AVAIL, USED};
 use rig::{POISON, REGION_BYTES, Rig, TABLES, area, plain, segment};
 use virtqueue::{
     Chain, ChainId, DeviceQueue, DriverQueue, InFlightLog, QueueError, QueueSpec, RingFormat,
@@ -103,6 +104,64 @@ fn a_log_of_another_queue_is_refused() {
     assert!(matches!(misaligned, Err(QueueError::Memory(_))));
     assert_eq!(InFlightLog::bytes(RingFormat::Split, 3), 64);
     assert_eq!(InFlightLog::bytes(RingFormat::Packed, 256), 32 + 32 * 256 + 32);
+}
+
+/// A driver that makes descriptors available again which it has not seen used.
+#[test]
+fn descriptors_the_driver_does_not_know_to_be_free_are_refused() {
+    for format in [RingFormat::Split, RingFormat::Packed] {
+        let mut rig = Rig::new(spec(format, false));
+        rig.spec = plain(format, 2);
+        let (mut device, mut resolver) = (rig.device(), rig.resolver());
+        device.attach_log(log(&rig)).unwrap();
+        let mut chain = Chain::with_capacity(2);
+        let mut taken = 0;
+        // Bounded: without the rule this would go on, and the log be full.
+        let refused = (0..4_u16).any(|round| {
+            let at = segment(0, 8).addr.0;
+            for index in 0..2 {
+                let bits = if round % 2 == 0 { AVAIL } else { USED };
+                let (low, high) = if format == RingFormat::Split { (0, 0) } else { (index, bits) };
+                rig.raw_descriptors(index, &[(at, 8, low, high)]);
+            }
+            if format == RingFormat::Split {
+                rig.raw_available(round * 2, &[0, 1]);
+            }
+            loop {
+                match device.take(&mut resolver, &mut chain) {
+                    Ok(Some(id)) => {
+                        device.give_back(id, 0);
+                        taken += 1;
+                    }
+                    Ok(None) => break false,
+                    Err(_) => break true,
+                }
+            }
+        });
+        assert!(refused && taken == 2, "{format:?}: {taken} taken");
+    }
+}
+
+/// A record in which two chains have the same id.
+#[test]
+fn one_id_for_two_chains_is_refused() {
+    let rig = Rig::new(spec(RingFormat::Packed, false));
+    let mut driver = rig.driver(None);
+    for context in 0..2 {
+        driver.offer(&[segment(context, 1)], &[], context).unwrap();
+    }
+    driver.publish_available();
+    let (mut device, mut resolver) = (logged_device(&rig), rig.resolver());
+    let mut chain = Chain::with_capacity(SIZE.into());
+    for _ in 0..2 {
+        device.take(&mut resolver, &mut chain).unwrap().expect("a chain").abandon();
+    }
+    // The ids of the first two entries (vhost-user, "Inflight I/O tracking").
+    for entry in 0..2 {
+        rig.write_u16(DriverAddress(POISON + LOG_AT as u64), 32 + 32 * entry + 16, 1);
+    }
+    let error = rig.device().attach_log(log(&rig)).unwrap_err();
+    assert!(matches!(error, QueueError::BadInFlightLog(_)), "{error}");
 }
 
 proptest! {

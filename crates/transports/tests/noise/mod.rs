@@ -1,7 +1,7 @@
 //! What must hold for any messages over vhost-user, of a driver's side here and of a daemon in
 //! `daemon`. Shared by the property tests and the fuzz targets: both bring bytes, [`Unstructured`]
 //! makes choices of them.
-#![allow(dead_code, missing_docs, clippy::unwrap_used)]
+#![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used)]
 
 mod daemon;
 #[path = "../../../pcie/tests/noise/strict.rs"]

@@ -251,8 +251,9 @@ impl PackedDevice {
         let ring = &*self.tables.ring;
         let mut index = usize::from(self.available.index);
         // Bounded by what is not in flight: a chain may not run into its own or another's
-        // descriptors.
-        for slots in 1..=self.size - self.taken {
+        // descriptors, nor into those that the driver does not know to be given back. (Those may
+        // have been taken again one by one, by `take_single`, which keeps no log.)
+        for slots in 1..=self.size.saturating_sub(self.taken).saturating_sub(self.given) {
             let descriptor = &ring[index];
             let addr = DriverAddress(descriptor.addr(Ordering::Relaxed));
             let segment = Segment { addr, len: descriptor.len(Ordering::Relaxed) };
@@ -280,7 +281,7 @@ impl PackedDevice {
             }
             flags = ring[index].flags(Ordering::Relaxed);
         }
-        Err(if self.taken == 0 {
+        Err(if self.taken == 0 && self.given == 0 {
             QueueError::ChainTooLong { limit: self.size.into() }
         } else {
             QueueError::ChainOverrun

@@ -220,6 +220,14 @@ impl SplitDevice {
         if self.next_available == self.seen_available && !self.look_again()? {
             return Ok(None);
         }
+        if let Some(log) = &self.log {
+            // The log has an entry for each descriptor, and the driver may not use one again before
+            // it has seen it used.
+            let (size, to) = (self.mask + 1, self.seen_available);
+            if usize::from(self.held.count()) + log.unpublished() >= usize::from(size) {
+                return Err(QueueError::AvailableIndexJumped { from: self.published, to, size });
+            }
+        }
         let head = self.next_head();
         self.held.check_free(head)?;
         self.walk(head, memory, chain)?;

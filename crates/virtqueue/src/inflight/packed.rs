@@ -84,7 +84,9 @@ impl PackedLog {
             true => start_used,
             false => last_used(&memory, ring)?,
         };
-        let chains = if fresh { Vec::new() } else { read_chains(&memory)? };
+        // Read once: whoever keeps the log may write it at any time.
+        let next: Box<[u16]> = (0..size).map(|index| memory.get_u16(entry(index, NEXT))).collect();
+        let chains = if fresh { Vec::new() } else { read_chains(&memory, &next)? };
         let slots: usize = chains.iter().map(|chain| chain.descriptors.len()).sum();
         let available = match fresh {
             true => start_available,
@@ -103,15 +105,20 @@ impl PackedLog {
             chains: vec![(0, 0); size.into()].into_boxed_slice(),
             batch: vec![0; size.into()].into_boxed_slice(),
             batch_len: 0,
-            next: (0..size).map(|index| memory.get_u16(entry(index, NEXT))).collect(),
+            next,
             published: used,
             used,
             memory,
             again: Again::new(Vec::new(), size),
         };
+        let mut is_known = vec![false; size.into()];
         for chain in &chains {
-            let of_id = log.chains.get_mut(usize::from(chain.id));
-            *of_id.ok_or(QueueError::BadInFlightLog("has an id out of range"))? = chain.entries;
+            match is_known.get_mut(usize::from(chain.id)) {
+                None => return Err(QueueError::BadInFlightLog("has an id out of range")),
+                Some(true) => return Err(QueueError::BadInFlightLog("has one id for two chains")),
+                Some(is_known) => *is_known = true,
+            }
+            log.chains[usize::from(chain.id)] = chain.entries;
         }
         log.link_free(&chains);
         log.memory.set_u16(FREE_HEAD, log.free_head);
@@ -272,8 +279,8 @@ fn make_available(ring: &[PackedDescriptor], used: PackedPoint, slots: usize) {
     }
 }
 
-/// The chains marked as in flight, in the order they were taken.
-fn read_chains(memory: &LogMemory) -> Result<Vec<LoggedChain>, QueueError> {
+/// The chains marked as in flight, in the order they were taken; `next` links entries.
+fn read_chains(memory: &LogMemory, next: &[u16]) -> Result<Vec<LoggedChain>, QueueError> {
     let size = memory.size;
     let mut seen = vec![false; size.into()];
     let marked = (0..size).filter(|&at| memory.get_u8(entry(at, IN_FLIGHT)) != 0);
@@ -294,7 +301,7 @@ fn read_chains(memory: &LogMemory) -> Result<Vec<LoggedChain>, QueueError> {
             let flags = memory.get_u16(entry(at, FLAGS)) & (flag::WRITE | flag::INDIRECT);
             descriptors.push(LoggedDescriptor { segment, flags });
             last = at;
-            at = memory.get_u16(entry(at, NEXT));
+            at = next[usize::from(at)];
         }
         let id = memory.get_u16(entry(last, ID));
         let counter = memory.get_u64(entry(head, COUNTER));

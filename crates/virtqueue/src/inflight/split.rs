@@ -101,6 +101,11 @@ impl SplitLog {
         self.batch_len += 1;
     }
 
+    /// Chains given back and not yet visible to the driver.
+    pub(crate) fn unpublished(&self) -> usize {
+        self.batch_len
+    }
+
     /// The driver sees all of the batch: the used index is now `used`.
     pub(crate) fn published(&mut self, used: u16) {
         for &head in &self.batch[..self.batch_len] {
