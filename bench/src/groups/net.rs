@@ -108,6 +108,24 @@ impl Scene<'_> {
         self.folder.join(format!("s{number}")).display().to_string()
     }
 
+    /// Sends the first packets round. They are lost if the other port's queues are not running yet,
+    /// as a card without a peer drops them: the drivers are not told when they are.
+    fn set_off(&self, drivers: &mut Testpmd) -> Result<()> {
+        const TRIES: u32 = 5;
+        drivers.command(&format!("set txpkts {}", self.bytes))?;
+        for _ in 0..TRIES {
+            drivers.command(&format!("start tx_first {BURSTS}"))?;
+            drivers.received_per_second()?;
+            std::thread::sleep(Duration::from_millis(300));
+            if drivers.received_per_second()? > 0.0 {
+                return Ok(());
+            }
+            eprintln!("the first packets were lost: sent again");
+            drivers.command("stop")?;
+        }
+        anyhow::bail!("no packet comes back")
+    }
+
     /// Some windows with whoever listens at the sockets now: `peer`, or our own worker, whose
     /// cycles are in `own`.
     fn measure(
@@ -128,9 +146,7 @@ impl Scene<'_> {
         };
         let ports = [port(0), port(1)];
         let mut drivers = Testpmd::start(self.root, self.folder, "drivers", CPUS[1], &ports)?;
-        drivers.command(&format!("set txpkts {}", self.bytes))?;
-        drivers.command(&format!("start tx_first {BURSTS}"))?;
-        std::thread::sleep(Duration::from_millis(300));
+        self.set_off(&mut drivers)?;
         // From here on both processors belong to threads that poll, and this one must come first.
         let _first = Realtime::start(20).ok();
         let peers = peer.as_ref().map(|peer| peer.id());
