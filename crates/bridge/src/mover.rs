@@ -64,7 +64,11 @@ pub trait Mover: Send + 'static {
     type Load: Default + Send + 'static;
 
     /// Whether nothing is left to do when a chain comes back: then [`Mover::inbound`] is left out.
-    const ONE_WAY: bool = false;
+    /// The same for as long as the mover lives.
+    #[inline]
+    fn is_one_way(&self) -> bool {
+        false
+    }
 
     /// Whether the device can have a chain of this one buffer as it is; else [`Mover::outbound`]
     /// looks at it.

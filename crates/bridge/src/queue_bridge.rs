@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mem::{DriverAddress, MemoryMap};
+use mem::DriverAddress;
 use virtqueue::{Burst, Chain, ChainId, IndirectArea, QueueError, QueuePosition, QueueSpec};
 use worker::{Progress, Task};
 
@@ -141,6 +141,8 @@ impl<M: Mover> QueueBridge<M> {
         if !self.over {
             self.parts.ends.warn_of_lost(lost);
         }
+        // Notifications were asked for and called off since it was marked last.
+        self.parts.driver.spec().mark_dirty(self.parts.memory.resolver().map());
         self.parts.driver.position()
     }
 
@@ -181,7 +183,7 @@ impl<M: Mover> QueueBridge<M> {
     #[inline]
     fn collect(&mut self, budget: u32) -> Result<u32, Fault> {
         let (mut done, mut bytes) = (0, 0);
-        let in_bursts = M::ONE_WAY && self.parts.ends.observer.is_none();
+        let in_bursts = self.parts.mover.is_one_way() && self.parts.ends.observer.is_none();
         if in_bursts {
             done = self.collect_bursts(budget, &mut bytes)?;
         }
@@ -246,7 +248,7 @@ impl<M: Mover> QueueBridge<M> {
         parts.ends.counters.completions.add(done.into());
         let map = parts.memory.resolver().map();
         if map.dirty_log().is_some() {
-            mark_ring_dirty(map, parts.driver.spec());
+            parts.driver.spec().mark_dirty(map);
         }
         parts.ends.interrupt(parts.driver.wants_interrupt());
     }
@@ -456,14 +458,4 @@ impl<M: Mover> Drop for QueueBridge<M> {
             request.id.abandon();
         }
     }
-}
-
-/// The device area, and in a packed queue the descriptors, are where a device writes.
-fn mark_ring_dirty(map: &MemoryMap, spec: &QueueSpec) {
-    let layout = virtqueue::ring_layout(spec.format, spec.size);
-    let (at, bytes) = match spec.format {
-        virtqueue::RingFormat::Split => (spec.addresses.device, layout.device_bytes),
-        virtqueue::RingFormat::Packed => (spec.addresses.descriptor, layout.descriptor_bytes),
-    };
-    map.mark_dirty(at, bytes as u64);
 }

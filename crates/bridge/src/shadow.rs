@@ -229,7 +229,10 @@ impl Shadow {
                 self.carry(spaces, &setup, &shown, tables, mover)?
             }
             Mode::Remote => self.carry_far(spaces, &setup, &shown, tables)?,
-            _ => self.carry(spaces, &setup, &shown, tables, TranslateMover::new())?,
+            _ => {
+                let now = spaces.confirmed.current();
+                self.carry(spaces, &setup, &shown, tables, TranslateMover::on(&now))?
+            }
         };
         match self.inner.start_queue(shown.clone()) {
             Ok(()) => {}
@@ -258,10 +261,8 @@ impl Shadow {
 
     fn stop_all(&mut self) {
         self.paused.fill(None);
-        for queue in &mut self.queues {
-            if let Some(queue) = queue.take() {
-                let _position = queue.control.finish();
-            }
+        for queue in self.queues.iter_mut().filter_map(Option::take) {
+            let _position = queue.control.finish();
         }
     }
 }
@@ -345,13 +346,10 @@ impl VirtioDevice for Shadow {
         if !self.passes() && !features::acceptable(accepted, self.identity.features) {
             return Err(DeviceError::BadFeatures(accepted));
         }
+        let (offered, format) = (self.inner.identity().features, self.options.device_format);
         let given = match self.passes() {
             true => accepted,
-            false => features::for_device(
-                accepted,
-                self.inner.identity().features,
-                self.options.device_format,
-            ),
+            false => features::for_device(accepted, offered, format),
         };
         let shares = matches!(self.choice.mode, Mode::Pass | Mode::Translate);
         match self.inner.accept_features(given) {
@@ -362,10 +360,8 @@ impl VirtioDevice for Shadow {
             result => result?,
         }
         self.accepted = Some((accepted, given));
-        let name = &self.name;
-        let device = self.identity.device;
-        let names = |features: Features| features.names(Some(device)).join(" ");
-        tracing::info!(%name, mode = %self.choice.mode, reason = %self.choice.reason,
+        let names = |features: Features| features.names(Some(self.identity.device)).join(" ");
+        tracing::info!(name = %self.name, mode = %self.choice.mode, reason = %self.choice.reason,
             driver = %names(accepted), device = %names(given), "features agreed");
         Ok(())
     }

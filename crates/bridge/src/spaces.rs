@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mem::{AddressSpace, MemoryMap, Region};
+use mem::{AddressSpace, DirtyLog, MemoryMap, Region};
 use virtio::{DeviceError, VirtioDevice};
 
 use crate::Mode;
@@ -74,18 +74,31 @@ impl Spaces {
             inner.memory_changed()?;
         }
         self.confirmed.replace(MemoryMap::clone(&now));
+        // Whoever begins a migration, or takes a log away, relies on the next write.
+        if !is_same(before.dirty_log(), now.dirty_log()) && !self.confirmed.synchronize(LEAVE_LIMIT)
+        {
+            return Err(DeviceError::Refused("a queue does not look at the log of writes".into()));
+        }
         Ok(())
     }
 }
 
-/// What the device gets to see.
+fn is_same(a: Option<&Arc<DirtyLog>>, b: Option<&Arc<DirtyLog>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (a, b) => a.is_none() && b.is_none(),
+    }
+}
+
+/// What the device gets to see. Not the log of writes: its mover keeps that, for daemons that
+/// can't, and because our ring in its memory is none of the log's pages.
 fn device_map(mode: Mode, driver: &MemoryMap, arena: &Arena) -> Result<MemoryMap, DeviceError> {
     let mut regions = vec![arena.region()];
     if mode != Mode::Translate {
         return Ok(MemoryMap::new(regions)?);
     }
     regions.extend_from_slice(driver.regions());
-    let map = MemoryMap::new(regions)?.logged(driver.dirty_log().cloned());
+    let map = MemoryMap::new(regions)?;
     Ok(if driver.is_translated() { map.translated() } else { map })
 }
 

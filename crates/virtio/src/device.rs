@@ -29,12 +29,19 @@ pub struct Reach {
     pub runs_rings: bool,
     /// Most memory regions it takes; a driver with more needs a copy.
     pub max_regions: usize,
+    /// It records what it writes in the address space's dirty log, so that its driver can be
+    /// migrated.
+    pub records_writes: bool,
 }
 
 impl Reach {
     /// A device in this process, which reaches all that we reach.
-    pub const LOCAL: Self =
-        Self { maps_memory: true, runs_rings: true, max_regions: mem::MAX_REGIONS };
+    pub const LOCAL: Self = Self {
+        maps_memory: true,
+        runs_rings: true,
+        max_regions: mem::MAX_REGIONS,
+        records_writes: true,
+    };
 }
 
 /// What of a driver's memory another process is given to work in.

@@ -1,4 +1,4 @@
-use mem::DriverAddress;
+use mem::{DriverAddress, MemoryMap};
 
 use crate::{MAX_QUEUE_SIZE, QueueError};
 
@@ -190,6 +190,19 @@ impl QueueSpec {
             self.packed_start()?;
         }
         Ok(())
+    }
+
+    /// Marks what a device writes of the rings in the dirty log of `map`, if it has one: the device
+    /// area, and in a packed queue the descriptors.
+    pub fn mark_dirty(&self, map: &MemoryMap) {
+        if map.dirty_log().is_none() {
+            return;
+        }
+        let layout = crate::ring_layout(self.format, self.size);
+        map.mark_dirty(self.addresses.device, layout.device_bytes as u64);
+        if self.format == RingFormat::Packed {
+            map.mark_dirty(self.addresses.descriptor, layout.descriptor_bytes as u64);
+        }
     }
 
     /// Where a packed queue begins: the next available and the next used descriptor.

@@ -68,6 +68,11 @@ const WRITEBACK_OFFSET: u32 = 32;
 /// Physical blocks of whatever is below: the page size of file systems and flash.
 const PHYSICAL_BLOCK: u32 = 4096;
 
+/// The queue size of drivers' sides that don't ask for ours, QEMU's vhost-user-blk among them. A
+/// chain must fit the queue in use and not the largest one (VIRTIO 1.4, 2.7.5.3.1), and Linux looks
+/// at `seg_max` alone.
+const USUAL_QUEUE_SIZE: u16 = 128;
+
 /// How often the size of a watched file is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -307,7 +312,7 @@ fn config(block_size: u32, queues: u16, queue_size: u16) -> BlkConfig {
     let physical = (PHYSICAL_BLOCK / block_size).max(1);
     BlkConfig {
         // Header and status take a descriptor each.
-        seg_max: u32::from(queue_size) - 2,
+        seg_max: u32::from(queue_size.min(USUAL_QUEUE_SIZE)) - 2,
         blk_size: block_size,
         physical_block_exp: physical.trailing_zeros() as u8,
         min_io_size: physical as u16,

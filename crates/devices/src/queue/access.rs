@@ -233,6 +233,7 @@ impl QueueAccess {
     pub(crate) fn publish(&mut self, call: &Notifier) {
         if let Some(queue) = &mut self.queue {
             queue.publish_used();
+            self.spec.mark_dirty(self.memory.resolver().map());
             if queue.wants_interrupt() {
                 call.signal();
             }
@@ -258,8 +259,15 @@ impl QueueAccess {
         }
     }
 
+    /// The queue ends here.
+    pub(crate) fn finish(&mut self) -> QueuePosition {
+        // Notifications were asked for and called off since it was marked last.
+        self.spec.mark_dirty(self.memory.resolver().map());
+        self.position()
+    }
+
     /// How far the queue has come.
-    pub(crate) fn position(&self) -> QueuePosition {
+    fn position(&self) -> QueuePosition {
         self.queue.as_ref().map_or(self.spec.start_at, DeviceQueue::position)
     }
 

@@ -109,7 +109,7 @@ impl<S: Serve> QueueTask<S> {
     /// Ends the queue; returns where it stands.
     pub(super) fn finish(mut self) -> (QueuePosition, S) {
         self.settle();
-        (self.access.position(), self.serve)
+        (self.access.finish(), self.serve)
     }
 
     fn run(&mut self, budget: u32) -> Result<bool, Fault> {

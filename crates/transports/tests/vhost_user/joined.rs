@@ -1,6 +1,6 @@
 //! Our device end as the peer of our driver end.
 
-use mem::DriverAddress;
+use mem::{DirtyLog, DriverAddress, Mapping};
 use virtio::{DeviceEvent, DeviceType, Features, Status, VirtioDevice};
 use virtqueue::QueuePosition;
 
@@ -128,6 +128,51 @@ fn the_record_of_requests_in_flight_reaches_the_queues() {
     assert_eq!((area.queues, area.queue_size), (2, 256));
     assert!(area.mapping.len() >= 2 * (16 + 256 * 16));
     assert!(device.records_in_flight());
+}
+
+#[test]
+fn a_migration_reaches_the_device_and_its_marks_come_back() {
+    const PAGE: u64 = 4096;
+    let served = Served::new();
+    let mut device = served.device_end(&[]);
+    assert!(device.reach().records_writes);
+    let (_, space) = memory();
+    device.set_memory(&space).unwrap();
+    device.accept_features(Features::VERSION_1).unwrap();
+    device.start_queue(queue(0, &space, Features::VERSION_1)).unwrap();
+    let marked = |log: &std::sync::Arc<Mapping>, page: u64| {
+        let mut byte = [0];
+        mem::Span::of_mapping(log, (page / 8) as usize, 1).unwrap().copy_to(&mut byte);
+        byte[0] & 1 << (page % 8) != 0
+    };
+    let bytes = ((BASE + (2 << 20)) / PAGE / 8) as usize;
+    let at = DriverAddress(BASE + 7 * PAGE);
+    // Another log takes the place of the first, as when memory is added meanwhile.
+    for _ in 0..2 {
+        let log = Mapping::new_memfd("log", bytes).unwrap();
+        space.set_dirty_log(Some(DirtyLog::new(&log).unwrap()));
+        device.memory_changed().unwrap();
+        {
+            let seen = served.seen.lock().unwrap();
+            let far = seen.running[&0].memory.current();
+            far.mark_dirty(at, 1);
+            // It was stopped and started where it was, once.
+            assert_eq!(seen.running[&0].spec.start_at, QueuePosition(PROGRESS));
+            assert!(!seen.features.unwrap().has(Features::LOG_ALL), "no bit of the device's");
+        }
+        assert!(marked(&log, at.0 / PAGE) && !marked(&log, at.0 / PAGE + 1));
+    }
+    space.set_dirty_log(None);
+    device.memory_changed().unwrap();
+    let seen = served.seen.lock().unwrap();
+    assert!(seen.running[&0].memory.current().dirty_log().is_none());
+}
+
+#[test]
+fn a_guest_behind_an_iommu_is_not_migrated() {
+    let served = Served::with(&[("iommu", "on")]);
+    let device = served.device_end(&[]);
+    assert!(!device.reach().records_writes);
 }
 
 #[test]

@@ -135,7 +135,7 @@ pub struct Served {
 
 /// A block device with two queues that offers everything rings can do.
 pub fn block_features() -> Features {
-    Features::RINGS | Features::IN_ORDER | Features::LOG_ALL | Features(1 << 2 | 1 << 6 | 1 << 9)
+    Features::RINGS | Features::IN_ORDER | Features(1 << 2 | 1 << 6 | 1 << 9)
 }
 
 impl Served {

@@ -218,7 +218,7 @@ impl VirtioDevice for Card {
     }
 
     fn stop_queue(&mut self, index: u16) -> Result<QueuePosition, DeviceError> {
-        Ok(self.take_half(index)?.access.position())
+        Ok(self.take_half(index)?.access.finish())
     }
 
     fn enable_queue(&mut self, index: u16, enabled: bool) -> Result<(), DeviceError> {

@@ -72,6 +72,13 @@ pub(super) struct Offer {
     pub memory_slots: usize,
 }
 
+impl Offer {
+    /// Whether the daemon can log its writes for a migration.
+    pub(super) fn records_writes(&self) -> bool {
+        self.features.has(Features::LOG_ALL) && self.protocol_features & protocol::LOG_SHMFD != 0
+    }
+}
+
 /// A connected daemon after the handshake.
 #[derive(Debug)]
 pub(super) struct Link {

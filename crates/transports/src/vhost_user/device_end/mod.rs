@@ -66,6 +66,8 @@ pub(super) struct VhostUserDevice {
     recovery: Recovery,
     /// Most regions the daemon takes.
     memory_slots: usize,
+    /// Whether it can log its writes for a migration.
+    records_writes: bool,
     epoll: Epoll,
     timer: Timer,
     wake: EventFd,
@@ -91,6 +93,7 @@ impl VhostUserDevice {
         epoll.add(&wake, WAKE, Interest::Read).map_err(system())?;
         Ok(Self {
             memory_slots: link.offer.memory_slots,
+            records_writes: link.offer.records_writes(),
             place,
             settings,
             identity,
@@ -202,7 +205,11 @@ impl VirtioDevice for VhostUserDevice {
     }
 
     fn reach(&self) -> Reach {
-        Reach { maps_memory: true, runs_rings: true, max_regions: self.memory_slots }
+        Reach {
+            max_regions: self.memory_slots,
+            records_writes: self.records_writes,
+            ..Reach::LOCAL
+        }
     }
 
     fn sharing(&self) -> Sharing {

@@ -81,7 +81,7 @@ impl Session {
 
     /// Starts or ends the recording of writes (vhost-user, "Migration").
     fn send_log(&self, link: &mut Link) -> Result<(), DeviceError> {
-        if !link.has(protocol::LOG_SHMFD) || !link.offer.features.has(Features::LOG_ALL) {
+        if !link.offer.records_writes() {
             let why = "the daemon can't record what it writes, which a migration needs";
             return Err(DeviceError::Refused(why.into()));
         }

@@ -112,6 +112,7 @@ impl VhostUserDevice {
             self.report(DeviceEvent::ConfigChanged);
         }
         self.memory_slots = link.offer.memory_slots;
+        self.records_writes = link.offer.records_writes();
         Ok(())
     }
 }

@@ -29,6 +29,7 @@ const BLK_MQ: Features = Features::bit(12);
 /// the bus only.
 const NOT_THE_DAEMONS: Features = Features(
     Features::PROTOCOL_FEATURES.0
+        | Features::LOG_ALL.0
         | Features::ACCESS_PLATFORM.0
         | Features::SR_IOV.0
         | Features::NOTIFICATION_DATA.0
@@ -99,9 +100,6 @@ impl Settings {
         }
         let queues = self.queue_count(device, offer, config);
         let mut features = offer.features - NOT_THE_DAEMONS;
-        if offer.protocol_features & protocol::LOG_SHMFD == 0 {
-            features = features - Features::LOG_ALL;
-        }
         match device {
             DeviceType::NET => features = self.net(features, queues, from_daemon, config),
             DeviceType::BLOCK if features.has(BLK_MQ) => {

@@ -24,8 +24,20 @@ const NOT_OURS: Features = Features(
 impl Session {
     /// What GET_FEATURES says.
     pub(super) fn offered(&self, device: &dyn VirtioDevice) -> Features {
-        let offered = (device.identity().features - NOT_OURS) | Features::PROTOCOL_FEATURES;
-        if self.terms.iommu { offered | Features::ACCESS_PLATFORM } else { offered }
+        let mut offered = (device.identity().features - NOT_OURS) | Features::PROTOCOL_FEATURES;
+        if self.terms.iommu {
+            offered = offered | Features::ACCESS_PLATFORM;
+        }
+        if self.can_log(device) {
+            offered = offered | Features::LOG_ALL;
+        }
+        offered
+    }
+
+    /// Whether a guest on this device can be migrated. Behind an IOMMU it can't: the log counts the
+    /// machine's pages, and we know the driver's only.
+    fn can_log(&self, device: &dyn VirtioDevice) -> bool {
+        device.reach().records_writes && !self.terms.iommu
     }
 
     /// What GET_PROTOCOL_FEATURES says: only what is done.
@@ -46,7 +58,7 @@ impl Session {
         if device.records_in_flight() {
             offered |= protocol::INFLIGHT_SHMFD;
         }
-        if identity.features.has(Features::LOG_ALL) {
+        if self.can_log(device) {
             offered |= protocol::LOG_SHMFD;
         }
         offered
@@ -54,7 +66,7 @@ impl Session {
 
     pub(super) fn set_protocol(
         &mut self,
-        device: &dyn VirtioDevice,
+        device: &mut dyn VirtioDevice,
         bits: u64,
     ) -> Result<Outcome, ChannelError> {
         if bits & !self.offered_protocol(device) != 0 {
@@ -100,11 +112,18 @@ impl Session {
         Outcome::Done
     }
 
-    /// A migration begins or ends while queues run.
+    /// A migration begins or ends while queues run. They are started anew: what is in flight was
+    /// taken by somebody who did not record where it may be written.
     fn switch_log(&mut self, device: &mut dyn VirtioDevice) -> Outcome {
+        self.stop_all(device);
+        self.use_log(device)
+    }
+
+    /// Writes are recorded in the log that there is, or not at all, from when this returns.
+    fn use_log(&mut self, device: &mut dyn VirtioDevice) -> Outcome {
         let logged = self.features.is_some_and(|features| features.has(Features::LOG_ALL));
         self.memory.set_log(self.log.clone().filter(|_| logged));
-        device.memory_changed().into()
+        self.memory_changed(device, Ok(()))
     }
 
     pub(super) fn set_log_base(
@@ -121,7 +140,7 @@ impl Session {
             Ok(log) => self.log = Some(log),
             Err(error) => return Ok(Outcome::Refused(error.to_string())),
         }
-        match self.switch_log(device) {
+        match self.use_log(device) {
             Outcome::Done => {
                 self.reply(id::SET_LOG_BASE, &Reply::LogBase { size, offset }, &[])?;
                 Ok(Outcome::Answered)
