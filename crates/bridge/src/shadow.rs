@@ -8,8 +8,8 @@ use std::sync::Arc;
 use mem::{AddressSpace, MemoryError, MemoryMap};
 use sys::{Epoll, EventFd, Interest};
 use virtio::{
-    DeviceError, DeviceEvent, EventSink, EventSource, Features, Identity, Notifier, QueueSetup,
-    Reach, Recovery, Sharing, Status, VirtioDevice,
+    DeviceError, DeviceEvent, EventSink, EventSource, Features, Identity, NetworkControl, Notifier,
+    QueueSetup, Reach, Recovery, Sharing, Status, VirtioDevice,
 };
 use virtqueue::{IndirectArea, QueuePosition, RingFormat};
 
@@ -385,6 +385,10 @@ impl VirtioDevice for Shadow {
         if self.passes() {
             self.inner.notifier_changed(index);
         }
+    }
+
+    fn network(&mut self) -> Option<&mut dyn NetworkControl> {
+        self.inner.network()
     }
 
     fn set_status(&mut self, status: Status) -> Result<(), DeviceError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use mem::{AddressSpace, MemoryError};
 use virtqueue::{QueueError, QueuePosition};
 
-use crate::{DeviceEvent, DeviceType, Features, QueueSetup, Status};
+use crate::{DeviceEvent, DeviceType, Features, NetworkControl, QueueSetup, Status};
 
 /// What a device is, before a driver has touched it.
 #[derive(Clone, Debug)]
@@ -217,6 +217,11 @@ pub trait VirtioDevice: Send {
     /// before it must work on the driver's rings and write it. Called before the driver is told
     /// what the device is.
     fn want_record(&mut self) {}
+
+    /// What is particular to a network device, if this is one and can be told.
+    fn network(&mut self) -> Option<&mut dyn NetworkControl> {
+        None
+    }
 
     /// The driver has written the device status; of interest to devices that live elsewhere.
     ///

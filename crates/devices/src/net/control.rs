@@ -4,13 +4,14 @@ use std::sync::atomic::Ordering;
 use sys::TapOffloads;
 use virtio::Features;
 
+use super::filter::{Filter, MAX_VLAN};
 use super::{
-    CTRL_GUEST_OFFLOADS, CTRL_MAC_ADDR, CTRL_RX, CTRL_RX_EXTRA, CTRL_VLAN, MULTI_QUEUE, Shared,
+    CTRL_GUEST_OFFLOADS, CTRL_MAC_ADDR, CTRL_RX, CTRL_RX_EXTRA, CTRL_VLAN, GUEST_ANNOUNCE,
+    MULTI_QUEUE, Shared,
 };
 use crate::queue::{Buffers, Fault, Outcome, QueueAccess, Reader, Serve};
 
-/// The control queue (VIRTIO 1.4, 5.1.6.5). What to receive is the driver's wish and not a promise
-/// of ours: filters are accepted and everything is delivered, as the specification allows.
+/// The control queue (VIRTIO 1.4, 5.1.6.5).
 pub(super) struct Control {
     shared: Arc<Shared>,
     features: Features,
@@ -22,9 +23,6 @@ const ERROR: u8 = 1;
 
 /// Most addresses in a table of the MAC filter.
 const MAX_MACS: u32 = 1024;
-
-/// Highest VLAN id.
-const MAX_VLAN: u16 = 4095;
 
 impl Control {
     pub(super) fn new(shared: Arc<Shared>, features: Features) -> Self {
@@ -50,6 +48,7 @@ impl Control {
             [1, 0] => CTRL_RX,
             [1, 1] => CTRL_MAC_ADDR,
             [2, 0..=1] => CTRL_VLAN,
+            [3, 0] => GUEST_ANNOUNCE,
             [4, 0] => MULTI_QUEUE,
             [5, 0] => CTRL_GUEST_OFFLOADS,
             _ => return None,
@@ -57,36 +56,70 @@ impl Control {
         if !self.features.has(needed) {
             return None;
         }
-        match command {
-            [0, _] => (data.array()? <= [1u8]).then_some(())?,
+        let change = self.read(command, &mut data)?;
+        if data.left() != 0 {
+            return None;
+        }
+        match change {
+            Change::Filter(change) => self.shared.change_filter(change),
+            Change::Mac(mac) => self.shared.set_mac(mac),
+            Change::Announced => self.shared.want_announcement(false),
+            Change::Pairs(pairs) => self.shared.use_pairs(pairs)?,
+            Change::Offloads(wanted) => self.shared.set_offloads(wanted)?,
+        }
+        Some(())
+    }
+
+    /// What a command with this class and number asks for.
+    fn read(&self, command: [u8; 2], data: &mut Reader<'_>) -> Option<Change> {
+        Some(match command {
+            [0, mode] => {
+                let on = match data.array()? {
+                    [0u8] => false,
+                    [1] => true,
+                    _ => return None,
+                };
+                Change::Filter(Box::new(move |filter| filter.set_mode(mode, on)))
+            }
             [1, 0] => {
-                mac_table(&mut data)?;
-                mac_table(&mut data)?;
+                let (unicast, multicast) = (mac_table(data)?, mac_table(data)?);
+                Change::Filter(Box::new(|filter| filter.set_stations(unicast, multicast)))
             }
-            [1, _] => {
-                let mac: [u8; 6] = data.array()?;
-                self.shared.set_mac(mac);
+            [1, _] => Change::Mac(data.array()?),
+            [2, command] => {
+                let vlan = u16::from_le_bytes(data.array()?);
+                if vlan > MAX_VLAN {
+                    return None;
+                }
+                Change::Filter(Box::new(move |filter| filter.set_vlan(vlan, command == 0)))
             }
-            [2, _] => (u16::from_le_bytes(data.array()?) <= MAX_VLAN).then_some(())?,
-            [4, _] => self.shared.use_pairs(u16::from_le_bytes(data.array()?))?,
+            [3, _] => Change::Announced,
+            [4, _] => Change::Pairs(u16::from_le_bytes(data.array()?)),
             _ => {
                 let wanted = Features(u64::from_le_bytes(data.array()?));
-                (wanted - self.features).is_empty().then_some(())?;
-                self.shared.set_offloads(wanted)?;
+                (wanted - self.features).is_empty().then_some(Change::Offloads(wanted))?
             }
-        }
-        (data.left() == 0).then_some(())
+        })
     }
 }
 
+/// What a command asks for.
+enum Change {
+    Filter(Box<dyn FnOnce(&mut Filter)>),
+    Mac([u8; 6]),
+    /// The guest has sent word to the network.
+    Announced,
+    Pairs(u16),
+    Offloads(Features),
+}
+
 /// A number of addresses, and the addresses.
-fn mac_table(data: &mut Reader<'_>) -> Option<()> {
+fn mac_table(data: &mut Reader<'_>) -> Option<Vec<[u8; 6]>> {
     let count = u32::from_le_bytes(data.array()?);
     if count > MAX_MACS || data.left() < u64::from(count) * 6 {
         return None;
     }
-    data.0.skip(u64::from(count) * 6);
-    Some(())
+    (0..count).map(|_| data.array()).collect()
 }
 
 impl Shared {

@@ -1,18 +1,19 @@
-//! Network device (VIRTIO 1.4, 5.1) on a tap interface, a UNIX socket, another card, an
-//! echo, or nothing.
+//! Network device (VIRTIO 1.4, 5.1) on a tap interface, a UNIX socket, another card, an echo, or
+//! nothing.
 //!
 //! ```text
 //!   receive queue  <-- Source --  tap, stream, datagram, frames of the echo
 //!   transmit queue --- Sink  -->  tap, stream, datagram, echo
-//!   control queue  --- Shared     hardware address, queue pairs, offloads
+//!   control queue  --- Shared     hardware address, filters, queue pairs, offloads
 //! ```
 //!
 //! A frame is copied once each way, between the driver's buffers and a packet in private memory,
-//! where its header is checked. What it deliberately lacks: filters, hashing of flows, and offloads
-//! where the other end is not the kernel.
+//! where its header is checked. What it deliberately lacks: hashing of flows, and offloads where
+//! the other end is not the kernel.
 
 mod control;
 mod echo;
+mod filter;
 mod frames;
 mod header;
 mod pair;
@@ -20,15 +21,14 @@ mod pcap;
 mod port;
 mod receive;
 mod settings;
+mod shared;
 mod stream;
 mod transmit;
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
-use sys::Tap;
 use virtio::config::{NetConfig, read_bytes};
 use virtio::{DeviceError, DeviceEvent, EventSink, Features, Identity, Parameters, VirtioDevice};
 
@@ -40,6 +40,7 @@ use header::{HEADER, SHORT_HEADER};
 use pcap::Pcap;
 use port::{Sink, Source};
 use receive::Receive;
+use shared::Shared;
 use transmit::Transmit;
 
 pub(crate) static DEVICE: DeviceKind = DeviceKind {
@@ -79,6 +80,7 @@ const CTRL_VQ: Features = Features::bit(17);
 const CTRL_RX: Features = Features::bit(18);
 const CTRL_VLAN: Features = Features::bit(19);
 const CTRL_RX_EXTRA: Features = Features::bit(20);
+const GUEST_ANNOUNCE: Features = Features::bit(21);
 const MULTI_QUEUE: Features = Features::bit(22);
 const CTRL_MAC_ADDR: Features = Features::bit(23);
 
@@ -87,28 +89,6 @@ fn open(mut parameters: Parameters) -> Result<Box<dyn VirtioDevice>, OpenError> 
         return Ok(Box::new(pair::open(&name, parameters)?));
     }
     Ok(Box::new(BuiltIn::new(settings::net(parameters)?)?))
-}
-
-/// What the queues and the control side share.
-struct Shared {
-    /// The hardware address, which the driver may change.
-    mac: Mutex<[u8; 6]>,
-    /// Queue pairs there are.
-    pairs: usize,
-    /// The taps by queue pair, if that is what the card stands on.
-    taps: Vec<Arc<Tap>>,
-    /// Which of them take part in the distribution of frames.
-    attached: Vec<AtomicBool>,
-}
-
-impl Shared {
-    fn mac(&self) -> [u8; 6] {
-        *self.mac.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_mac(&self, mac: [u8; 6]) {
-        *self.mac.lock().unwrap_or_else(PoisonError::into_inner) = mac;
-    }
 }
 
 /// The two ways of a queue pair; a running queue has its half.
@@ -162,7 +142,7 @@ impl Model for Net {
         let up = self.peering.as_ref().is_none_or(|peering| peering.link().is_up());
         let config = NetConfig {
             mac: self.shared.mac(),
-            status: u16::from(up),
+            status: u16::from(up) | u16::from(self.shared.wants_announcement()) << 1,
             max_virtqueue_pairs: self.ports.len() as u16,
             mtu: self.mtu,
             ..NetConfig::default()
@@ -184,6 +164,7 @@ impl Model for Net {
 
     fn accept(&mut self, features: Features) -> Result<(), DeviceError> {
         self.features = features;
+        self.shared.change_filter(|filter| filter.use_vlans(features.has(CTRL_VLAN)));
         let failed = || DeviceError::Refused("the tap interface can't do these offloads".into());
         self.shared.set_offloads(features).ok_or_else(failed)
     }
@@ -197,11 +178,14 @@ impl Model for Net {
             Role::Receive(pair) => {
                 let source = self.ports[pair].source.take().ok_or(gone)?;
                 let mergeable = features.has(MRG_RXBUF);
-                NetQueue::Receive(Receive::new(source, header_len, mergeable, pcap))
+                let shared = Some(Arc::clone(&self.shared));
+                NetQueue::Receive(Receive::new(source, header_len, mergeable, pcap, shared))
             }
             Role::Transmit(pair) => {
                 let sink = self.ports[pair].sink.take().ok_or(gone)?;
-                NetQueue::Transmit(Transmit::new(sink, header_len, features, pcap))
+                // One pair speaks for all.
+                let shared = (pair == 0).then(|| Arc::clone(&self.shared));
+                NetQueue::Transmit(Transmit::new(sink, header_len, features, pcap, shared))
             }
             Role::Control => NetQueue::Control(Control::new(Arc::clone(&self.shared), features)),
         })
@@ -227,8 +211,20 @@ impl Model for Net {
 
     fn reset(&mut self) {
         self.shared.use_pairs(1);
-        self.shared.set_mac(self.mac);
+        self.shared.forget_the_driver(self.mac);
         self.features = Features::NONE;
+    }
+
+    fn is_network(&self) -> bool {
+        true
+    }
+
+    fn announce(&mut self, mac: [u8; 6]) {
+        self.shared.announce(mac);
+    }
+
+    fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
     }
 
     fn control_fds(&self) -> Vec<BorrowedFd<'_>> {
@@ -238,6 +234,9 @@ impl Model for Net {
     fn control_ready(&mut self, events: &EventSink) -> bool {
         let changed = self.peering.as_mut().is_some_and(Peering::ready);
         if changed {
+            // Whoever is there now has not seen the driver's station yet.
+            let up = self.peering.as_ref().is_some_and(|peering| peering.link().is_up());
+            self.shared.want_announcement(up && self.features.has(GUEST_ANNOUNCE));
             events.send(DeviceEvent::ConfigChanged);
         }
         changed

@@ -3,9 +3,11 @@ use std::sync::Arc;
 
 use virtqueue::ChainId;
 
+use super::filter::Filter;
 use super::header::HEADER;
 use super::pcap::Pcap;
 use super::port::{Packet, Source, packet};
+use super::shared::Shared;
 use crate::queue::{Fault, QueueAccess, Serve};
 
 /// Most chains a frame is spread over with MRG_RXBUF: 64 KiB in buffers of 1500 bytes take 45.
@@ -27,6 +29,25 @@ pub(super) struct Receive {
     header_len: usize,
     mergeable: bool,
     pcap: Option<Arc<Pcap>>,
+    /// Which frames are wanted; all if it is not there.
+    filter: Option<Wanted>,
+}
+
+/// The filter as this queue knows it.
+struct Wanted {
+    shared: Arc<Shared>,
+    generation: u64,
+    filter: Filter,
+}
+
+impl Wanted {
+    #[inline]
+    fn wants(&mut self, frame: &[u8]) -> bool {
+        if let Some(filter) = self.shared.newer_filter(&mut self.generation) {
+            self.filter = filter;
+        }
+        self.filter.wants(frame)
+    }
 }
 
 impl Receive {
@@ -35,24 +56,34 @@ impl Receive {
         header_len: usize,
         mergeable: bool,
         pcap: Option<Arc<Pcap>>,
+        shared: Option<Arc<Shared>>,
     ) -> Self {
-        let taken = Vec::with_capacity(MAX_CHAINS);
-        let packet = packet();
-        Self { source, packet, pending: None, delivered: 0, taken, header_len, mergeable, pcap }
+        let filter = shared.map(|shared| {
+            let filter = Filter::new(shared.mac());
+            // Not yet the one in force, whatever its number.
+            Wanted { shared, generation: u64::MAX, filter }
+        });
+        let (taken, packet) = (Vec::with_capacity(MAX_CHAINS), packet());
+        let (pending, delivered) = (None, 0);
+        Self { source, packet, pending, delivered, taken, header_len, mergeable, pcap, filter }
     }
 
     pub(super) fn into_source(mut self) -> Source {
         std::mem::replace(&mut self.source, Source::Nothing)
     }
 
-    /// Gets the next frame from the source.
-    fn fetch(&mut self) -> Option<usize> {
-        let len = self.source.receive(&mut self.packet)?;
+    /// Gets the next frame from the source and makes it the pending one if the driver wants it;
+    /// returns whether there was one.
+    fn fetch(&mut self) -> bool {
+        let Some(len) = self.source.receive(&mut self.packet) else { return false };
+        let frame = &self.packet[HEADER..HEADER + len];
         if let Some(pcap) = &self.pcap {
-            pcap.record(&self.packet[HEADER..HEADER + len]);
+            pcap.record(frame);
         }
-        self.prepare(len);
-        Some(len)
+        if self.filter.as_mut().is_none_or(|filter| filter.wants(frame)) {
+            self.prepare(len);
+        }
+        true
     }
 
     /// Makes the frame of `len` bytes in the packet, behind a whole header, the pending one.
@@ -156,7 +187,10 @@ impl Receive {
 impl Serve for Receive {
     fn poll(&mut self, queue: &mut QueueAccess, budget: u32) -> Result<bool, Fault> {
         for done in 0..budget {
-            let Some(len) = self.pending.or_else(|| self.fetch()) else { return Ok(done > 0) };
+            if self.pending.is_none() && !self.fetch() {
+                return Ok(done > 0);
+            }
+            let Some(len) = self.pending else { continue };
             if !self.deliver(queue, len)? {
                 return Ok(done > 0);
             }

@@ -1,7 +1,6 @@
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use sys::Tap;
 use virtio::config::NetConfig;
@@ -13,8 +12,8 @@ use super::port::{Sink, Source};
 use super::stream::{StreamSink, StreamSource};
 use super::{
     CSUM, CTRL_GUEST_OFFLOADS, CTRL_MAC_ADDR, CTRL_RX, CTRL_RX_EXTRA, CTRL_VLAN, CTRL_VQ,
-    GUEST_CSUM, GUEST_ECN, GUEST_TSO4, GUEST_TSO6, HOST_ECN, HOST_TSO4, HOST_TSO6, MAC, MRG_RXBUF,
-    MTU, MULTI_QUEUE, Net, Port, STATUS, Shared,
+    GUEST_ANNOUNCE, GUEST_CSUM, GUEST_ECN, GUEST_TSO4, GUEST_TSO6, HOST_ECN, HOST_TSO4, HOST_TSO6,
+    MAC, MRG_RXBUF, MTU, MULTI_QUEUE, Net, Port, STATUS, Shared,
 };
 use crate::OpenError;
 use crate::link::Peering;
@@ -57,9 +56,8 @@ pub(super) fn net(mut parameters: Parameters) -> Result<Net, OpenError> {
         None => None,
     };
     let (ports, taps, peering) = connect(&wire, pairs)?;
-    let attached = taps.iter().map(|_| AtomicBool::new(true)).collect();
     let identity = identity(&wire, pairs, queue_size, mtu.is_some());
-    let shared = Arc::new(Shared { mac: Mutex::new(mac), pairs, taps, attached });
+    let shared = Arc::new(Shared::new(mac, pairs, taps));
     // Until the driver asks for more.
     shared.use_pairs(1);
     let mtu = mtu.unwrap_or(0) as u16;
@@ -181,6 +179,9 @@ fn bind(path: &Path) -> std::io::Result<UnixDatagram> {
 fn identity(wire: &Wire, pairs: usize, queue_size: u16, mtu: bool) -> Identity {
     let mut features = RINGS | MAC | STATUS | MRG_RXBUF | CTRL_VQ | CTRL_RX | CTRL_RX_EXTRA;
     features = features | CTRL_VLAN | CTRL_MAC_ADDR;
+    if matches!(wire, Wire::Listen(_) | Wire::Dial(_)) {
+        features = features | GUEST_ANNOUNCE;
+    }
     if mtu {
         features = features | MTU;
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use mem::AddressSpace;
 use sys::{Epoll, Interest};
 use virtio::{
-    DeviceError, DeviceEvent, EventSink, EventSource, Features, Identity, QueueSetup, Reach,
-    VirtioDevice,
+    DeviceError, DeviceEvent, EventSink, EventSource, Features, Identity, NetworkControl,
+    QueueSetup, Reach, VirtioDevice,
 };
 use virtqueue::QueuePosition;
 use worker::{TaskHandle, Workers};
@@ -63,6 +63,21 @@ pub(crate) trait Model: Send + 'static {
     /// Forgets the driver. The queues have stopped.
     fn reset(&mut self) {}
 
+    /// Whether the following two are done.
+    fn is_network(&self) -> bool {
+        false
+    }
+
+    /// The station with this address is here now; the queues are refreshed then.
+    fn announce(&mut self, mac: [u8; 6]) {
+        let _ = mac;
+    }
+
+    /// The largest packet that the driver knows of.
+    fn set_mtu(&mut self, mtu: u16) {
+        let _ = mtu;
+    }
+
     /// Descriptors whose readiness means work for [`Model::control_ready`]. Fixed for the life of
     /// the device.
     fn control_fds(&self) -> Vec<BorrowedFd<'_>> {
@@ -109,6 +124,13 @@ impl<M: Model> BuiltIn<M> {
         let (position, queue) = task.ok_or_else(died)?.finish();
         self.model.retire_queue(index, queue);
         Ok(position)
+    }
+
+    /// Has the queues look at what the control side has changed.
+    fn refresh(&self) {
+        for handle in self.queues.values() {
+            handle.post(QueueTask::refresh);
+        }
     }
 
     fn stop_all(&mut self) {
@@ -200,6 +222,10 @@ impl<M: Model> VirtioDevice for BuiltIn<M> {
         Ok(())
     }
 
+    fn network(&mut self) -> Option<&mut dyn NetworkControl> {
+        if self.model.is_network() { Some(self) } else { None }
+    }
+
     fn reset(&mut self) -> Result<(), DeviceError> {
         self.stop_all();
         self.model.reset();
@@ -212,10 +238,29 @@ impl<M: Model> VirtioDevice for BuiltIn<M> {
 
     fn control_ready(&mut self) -> Vec<DeviceEvent> {
         if self.model.control_ready(&self.sink) {
-            for handle in self.queues.values() {
-                handle.post(QueueTask::refresh);
-            }
+            self.refresh();
         }
         self.source.drain()
+    }
+}
+
+impl<M: Model> NetworkControl for BuiltIn<M> {
+    fn can_announce(&self) -> bool {
+        true
+    }
+
+    fn can_set_mtu(&self) -> bool {
+        true
+    }
+
+    fn announce(&mut self, mac: [u8; 6]) -> Result<(), DeviceError> {
+        self.model.announce(mac);
+        self.refresh();
+        Ok(())
+    }
+
+    fn set_mtu(&mut self, mtu: u16) -> Result<(), DeviceError> {
+        self.model.set_mtu(mtu);
+        Ok(())
     }
 }

@@ -82,8 +82,8 @@ impl Lane {
         *place = Some(half);
         if let (Some(from), Some(to)) = (&self.from, &self.to) {
             self.slow = Some(Slow {
-                gather: Transmit::new(Sink::Nothing, from.header_len, from.features, None),
-                deliver: Receive::new(Source::Nothing, to.header_len, to.mergeable, None),
+                gather: Transmit::new(Sink::Nothing, from.header_len, from.features, None, None),
+                deliver: Receive::new(Source::Nothing, to.header_len, to.mergeable, None, None),
             });
         }
         true

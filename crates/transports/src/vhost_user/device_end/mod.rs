@@ -15,8 +15,8 @@ use std::time::Instant;
 use mem::AddressSpace;
 use sys::{Epoll, EventFd, Interest, Timer};
 use virtio::{
-    DeviceError, DeviceEvent, DeviceType, Features, Identity, Parameters, QueueSetup, Reach,
-    Recovery, Sharing, Status, VirtioDevice, config,
+    DeviceError, DeviceEvent, DeviceType, Features, Identity, NetworkControl, Parameters,
+    QueueSetup, Reach, Recovery, Sharing, Status, VirtioDevice, config,
 };
 use virtqueue::QueuePosition;
 use wire::vhost_user::features as protocol;
@@ -315,6 +315,10 @@ impl VirtioDevice for VhostUserDevice {
         self.recovery = recovery;
     }
 
+    fn network(&mut self) -> Option<&mut dyn NetworkControl> {
+        if self.identity.device == DeviceType::NET { Some(self) } else { None }
+    }
+
     fn set_status(&mut self, status: Status) -> Result<(), DeviceError> {
         self.session.status = status;
         if self.link.is_none() {
@@ -366,6 +370,28 @@ impl VirtioDevice for VhostUserDevice {
         self.look_at_events();
         self.wake.drain();
         std::mem::take(&mut self.events)
+    }
+}
+
+impl NetworkControl for VhostUserDevice {
+    fn can_announce(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.has(protocol::RARP))
+    }
+
+    fn can_set_mtu(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.has(protocol::MTU))
+    }
+
+    fn announce(&mut self, mac: [u8; 6]) -> Result<(), DeviceError> {
+        self.with_link(|link, _| Ok(link.tell(Request::SendRarp(mac), &[])?))
+    }
+
+    fn set_mtu(&mut self, mtu: u16) -> Result<(), DeviceError> {
+        self.with_link(|link, session| {
+            link.tell(Request::NetSetMtu(mtu.into()), &[])?;
+            session.mtu = Some(mtu);
+            Ok(())
+        })
     }
 }
 

@@ -46,6 +46,8 @@ pub(super) struct Session {
     pub queues: BTreeMap<u16, Running>,
     pub status: Status,
     pub record: Option<Record>,
+    /// The largest packet, if the driver's side has told.
+    pub mtu: Option<u16>,
 }
 
 impl Session {
@@ -193,6 +195,9 @@ impl Session {
         }
         self.send_status(link, status.without(Status::DRIVER_OK))?;
         self.send_features(link)?;
+        if let Some(mtu) = self.mtu.filter(|_| link.has(protocol::MTU)) {
+            link.tell(Request::NetSetMtu(mtu.into()), &[])?;
+        }
         self.send_memory(link)?;
         let running = std::mem::take(&mut self.queues);
         let outcome = self.replay_queues(link, &running);

@@ -41,9 +41,14 @@ impl Session {
     }
 
     /// What GET_PROTOCOL_FEATURES says: only what is done.
-    pub(super) fn offered_protocol(&self, device: &dyn VirtioDevice) -> u64 {
+    pub(super) fn offered_protocol(&self, device: &mut dyn VirtioDevice) -> u64 {
+        let network = device.network().map_or(0, |network| {
+            let bit = |can, bit| if can { bit } else { 0 };
+            bit(network.can_announce(), protocol::RARP) | bit(network.can_set_mtu(), protocol::MTU)
+        });
         let identity = device.identity();
-        let mut offered = protocol::MQ
+        let mut offered = network
+            | protocol::MQ
             | protocol::REPLY_ACK
             | protocol::BACKEND_REQ
             | protocol::RESET_DEVICE
@@ -192,6 +197,27 @@ impl Session {
             self.kick_all();
         }
         told.into()
+    }
+
+    /// SEND_RARP: the driver's station is here now.
+    pub(super) fn announce(&mut self, device: &mut dyn VirtioDevice, mac: [u8; 6]) -> Outcome {
+        match device.network().filter(|_| self.has(protocol::RARP)) {
+            Some(network) => network.announce(mac).into(),
+            None => Outcome::Refused("it was not offered".into()),
+        }
+    }
+
+    /// NET_SET_MTU.
+    pub(super) fn set_mtu(&mut self, device: &mut dyn VirtioDevice, mtu: u64) -> Outcome {
+        /// The smallest that IP works with (VIRTIO 1.4, 5.1.4.1).
+        const LEAST: u16 = 68;
+        let Some(network) = device.network().filter(|_| self.has(protocol::MTU)) else {
+            return Outcome::Refused("it was not offered".into());
+        };
+        match u16::try_from(mtu).ok().filter(|&mtu| mtu >= LEAST) {
+            Some(mtu) => network.set_mtu(mtu).into(),
+            None => Outcome::Refused(format!("packets of {mtu} bytes")),
+        }
     }
 
     pub(super) fn set_backend(&mut self, fd: Option<OwnedFd>) -> Outcome {

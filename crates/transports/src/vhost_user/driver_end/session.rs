@@ -261,6 +261,8 @@ impl Session {
             // Only used without shared memory, of the time before LOG_SHMFD; closing it is all
             // there is to do.
             Request::SetLogFd => Outcome::Done,
+            Request::SendRarp(mac) => self.announce(device, mac),
+            Request::NetSetMtu(mtu) => self.set_mtu(device, mtu),
             Request::IotlbMsg(message) => self.iotlb(device, &message),
             Request::SetBackendReqFd => self.set_backend(fd(fds)),
             Request::GetInflightFd(wanted) if self.has(protocol::INFLIGHT_SHMFD) => {
