@@ -46,6 +46,8 @@ pub struct DeviceKind {
     pub open: OpenDevice,
 }
 
+pub use block::look_at_sizes;
+
 /// Every built-in device.
 pub static DEVICES: &[&DeviceKind] =
     &[&block::DEVICE, &net::DEVICE, &entropy::DEVICE, &console::DEVICE];

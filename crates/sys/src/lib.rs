@@ -27,7 +27,9 @@ pub use eventfd::EventFd;
 pub use file_io::{read_at, write_at};
 pub use inherited::{inherited_fd, is_listening};
 pub use process::process_fd;
-pub use signal::{StopSignal, end_on_closed_pipe, raise_file_limit, raise_lock_limit};
+pub use signal::{
+    StopSignal, Wish, WishSignal, end_on_closed_pipe, raise_file_limit, raise_lock_limit,
+};
 pub use socket::{Connection, Listener, MAX_FDS_PER_MESSAGE, Received, connect_unix, listen_unix};
 pub use tap::{TAP_HEADER_BYTES, Tap, TapOffloads};
 pub use timer::Timer;

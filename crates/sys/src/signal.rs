@@ -59,6 +59,65 @@ impl AsFd for StopSignal {
     }
 }
 
+/// A signal that asks for something and ends nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// SIGUSR1.
+    User1,
+    /// SIGUSR2.
+    User2,
+}
+
+static WISHES: [OnceLock<EventFd>; 2] = [OnceLock::new(), OnceLock::new()];
+
+/// A [`Wish`] as something to wait for.
+#[derive(Clone, Copy, Debug)]
+pub struct WishSignal(&'static EventFd);
+
+impl WishSignal {
+    /// Takes over the signal for the process.
+    ///
+    /// # Errors
+    /// The system is out of file descriptors.
+    pub fn install(wish: Wish) -> io::Result<Self> {
+        let (slot, signal) = match wish {
+            Wish::User1 => (&WISHES[0], libc::SIGUSR1),
+            Wish::User2 => (&WISHES[1], libc::SIGUSR2),
+        };
+        let event = match slot.get() {
+            Some(event) => event,
+            None => {
+                let event = EventFd::new()?;
+                slot.get_or_init(|| event)
+            }
+        };
+        let handler = on_wish as *const () as libc::sighandler_t;
+        // SAFETY: the handler only uses async-signal-safe calls (write).
+        unsafe { libc::signal(signal, handler) };
+        Ok(Self(event))
+    }
+
+    /// Whether it has come since the last time.
+    #[must_use]
+    pub fn take(self) -> bool {
+        self.0.drain()
+    }
+}
+
+impl AsFd for WishSignal {
+    /// Readable until [`WishSignal::take`].
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+extern "C" fn on_wish(signal: i32) {
+    let slot = if signal == libc::SIGUSR1 { &WISHES[0] } else { &WISHES[1] };
+    if let Some(event) = slot.get() {
+        event.signal();
+    }
+}
+
 /// Lets a closed pipe end the process without a word, as usual for programs that print and leave.
 /// [`StopSignal::install`] takes this back.
 pub fn end_on_closed_pipe() {

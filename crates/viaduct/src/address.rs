@@ -10,8 +10,13 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use virtio::{Parameters, Value};
+
+/// What was typed can't be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
 
 /// An end of a bridge as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +31,10 @@ impl Address {
     /// Reads `SCHEME:[PATH][,key=value]...`.
     pub fn parse(text: &str) -> Result<Self> {
         let Some((scheme, rest)) = text.split_once(':') else {
-            bail!(
+            bail!(Usage(format!(
                 "'{text}' is no address: expected SCHEME:PATH[,key=value]..., \
                  as vhost-user:/run/disk.sock"
-            );
+            )));
         };
         let mut values = BTreeMap::new();
         for (index, part) in rest.split(',').filter(|part| !part.is_empty()).enumerate() {
@@ -49,13 +54,24 @@ impl Address {
     }
 }
 
+impl std::fmt::Display for Address {
+    /// As one would write it, the path first.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:", self.scheme)?;
+        let path = self.values.get("path").map(|path| path.text.clone());
+        let others = self.values.iter().filter(|(key, _)| *key != "path");
+        let others = others.map(|(key, value)| format!("{key}={}", value.text));
+        f.write_str(&path.into_iter().chain(others).collect::<Vec<_>>().join(","))
+    }
+}
+
 /// Reads `key=value` words into settings.
 pub fn settings(words: &[String]) -> Result<BTreeMap<String, Value>> {
     let mut values = BTreeMap::new();
     for word in words {
-        let (key, value) = word
-            .split_once('=')
-            .with_context(|| format!("'{word}' is no setting: expected key=value, as mode=copy"))?;
+        let Some((key, value)) = word.split_once('=') else {
+            bail!(Usage(format!("'{word}' is no setting: expected key=value, as mode=copy")));
+        };
         insert(&mut values, key, value)?;
     }
     Ok(values)
@@ -63,7 +79,7 @@ pub fn settings(words: &[String]) -> Result<BTreeMap<String, Value>> {
 
 fn insert(values: &mut BTreeMap<String, Value>, key: &str, text: &str) -> Result<()> {
     if values.insert(key.to_owned(), value(text)).is_some() {
-        bail!("{key}= is given twice");
+        bail!(Usage(format!("{key}= is given twice")));
     }
     Ok(())
 }
@@ -106,6 +122,7 @@ mod tests {
         assert_eq!(address.values["path"].text, "/run/a.sock");
         assert_eq!(address.values["legacy"].text, "io");
         assert_eq!(address.values["poll"].flag, Some(true));
+        assert_eq!(address.to_string(), "vfio-user:/run/a.sock,legacy=io,poll=on");
         assert!(Address::parse("rng:").unwrap().values.is_empty());
         assert_eq!(Address::parse("blk:ram=64M").unwrap().values["ram"].number, Some(64 << 20));
     }

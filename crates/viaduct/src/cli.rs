@@ -23,7 +23,10 @@ Examples:
 
 Logging: RUST_LOG=debug (or info, warn, error, or bridge=trace,transports=debug).
 
-Exit status: 0 done or stopped by a signal, 1 failed while running, 2 wrong usage,
+Signals: SIGTERM and SIGINT end in good order, SIGUSR1 prints the counters of all queues, SIGUSR2
+has built-in disks look at the size of their files and tell their guests.
+
+Exit status: 0 done or stopped by a signal, 1 failed while running, 2 wrong usage or settings,
 3 an end could not be opened, 4 doctor found something missing.";
 
 /// The subcommands.
@@ -80,7 +83,12 @@ Settings of the bridge:
   pool=SIZE        bounce memory of a queue in copy and remote mode
   bytes-per-second=SIZE, requests-per-second=N   limits of each queue
   workers=N        threads that move requests
-  stats=SECONDS    print counters that often
+  queue-size=N     largest queue offered to the driver
+  type=TYPE        what the device is, as net, for a daemon that does not say
+  stats=SECONDS    print each queue's counters that often
+
+A running bridge prints the counters of its queues when it is sent SIGUSR1, and its built-in disks
+look at the size of their files when it is sent SIGUSR2.
 
 The settings of each end are listed by 'viaduct doctor'.
 
@@ -143,7 +151,9 @@ The file:
 
   [bridge.entropy]
   driver = \"vhost-user:/run/rng.sock\"
-  device = \"rng:\"";
+  device = \"rng:\"
+
+The settings of a table are those of 'viaduct bridge'. SIGUSR1 prints the counters of all queues.";
 
 /// `viaduct pcie`.
 #[derive(Args, Debug)]

@@ -3,25 +3,20 @@
 
 use std::path::Path;
 
+use anyhow::{Error, Result};
 use devices::DEVICES;
 use transports::TRANSPORTS;
-use virtio::{DriverEnd, VirtioDevice};
+use virtio::{DriverEnd, ParameterError, VirtioDevice};
 
-use crate::address::Address;
+use crate::address::{Address, Usage};
 
-/// Why an end could not be opened: a mistake in its address, or something outside.
+/// Why an end could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("can't open the {role} end {end}: {reason}")]
 pub struct NotOpened {
     role: &'static str,
     end: String,
     reason: String,
-}
-
-impl NotOpened {
-    fn new(role: &'static str, address: &Address, reason: impl ToString) -> Self {
-        Self { role, end: shown(address), reason: reason.to_string() }
-    }
 }
 
 impl NotOpened {
@@ -32,31 +27,61 @@ impl NotOpened {
 }
 
 /// Opens where a driver will be.
-pub fn open_driver(address: &Address) -> Result<Box<dyn DriverEnd>, NotOpened> {
+///
+/// # Errors
+/// A mistake in the address, or [`NotOpened`] for something outside.
+pub fn open_driver(address: &Address) -> Result<Box<dyn DriverEnd>> {
     let transport = TRANSPORTS.iter().find(|transport| transport.scheme == address.scheme);
-    let not_opened = |reason| NotOpened::new("driver", address, reason);
     match transport.and_then(|transport| transport.driver_end) {
-        Some(open) => open(address.parameters()).map_err(|error| not_opened(error.to_string())),
-        None => Err(not_opened(format!("driver ends are {}", list(&driver_schemes())))),
+        Some(open) => {
+            open(address.parameters()).map_err(|error| explained("driver", address, error))
+        }
+        None => Err(unknown("driver", address, &driver_schemes())),
     }
 }
 
 /// Opens where the device is.
-pub fn open_device(address: &Address) -> Result<Box<dyn VirtioDevice>, NotOpened> {
-    let not_opened = |reason| NotOpened::new("device", address, reason);
+///
+/// # Errors
+/// A mistake in the address, or [`NotOpened`] for something outside.
+pub fn open_device(address: &Address) -> Result<Box<dyn VirtioDevice>> {
     if let Some(device) = DEVICES.iter().find(|device| device.scheme == address.scheme) {
-        return (device.open)(address.parameters()).map_err(|error| not_opened(error.to_string()));
+        return (device.open)(address.parameters()).map_err(|error| match error {
+            devices::OpenError::Parameter(error) => misread(address, error),
+            other => not_opened("device", address, other),
+        });
     }
     let transport = TRANSPORTS.iter().find(|transport| transport.scheme == address.scheme);
     match transport.and_then(|transport| transport.device_end) {
-        Some(open) => open(address.parameters()).map_err(|error| not_opened(error.to_string())),
-        None => Err(not_opened(format!("device ends are {}", list(&device_schemes())))),
+        Some(open) => {
+            open(address.parameters()).map_err(|error| explained("device", address, error))
+        }
+        None => Err(unknown("device", address, &device_schemes())),
     }
 }
 
-fn shown(address: &Address) -> String {
-    let path = address.values.get("path").map_or("", |path| path.text.as_str());
-    format!("{}:{path}", address.scheme)
+/// What to say of a transport that did not open.
+pub fn explained(role: &'static str, address: &Address, error: transports::OpenError) -> Error {
+    match error {
+        transports::OpenError::Parameter(error) => misread(address, error),
+        other => not_opened(role, address, other),
+    }
+}
+
+fn misread(address: &Address, error: ParameterError) -> Error {
+    Error::new(error).context(format!("in {address}"))
+}
+
+/// An end that did not open for a reason outside.
+pub fn not_opened(role: &'static str, address: &Address, reason: impl ToString) -> Error {
+    NotOpened { role, end: address.to_string(), reason: reason.to_string() }.into()
+}
+
+fn unknown(role: &str, address: &Address, schemes: &[&'static str]) -> Error {
+    let scheme = &address.scheme;
+    let meant = virtio::closest(scheme, schemes.iter().copied());
+    let meant = meant.map(|scheme| format!(", did you mean {scheme}:?")).unwrap_or_default();
+    Usage(format!("there is no {role} end '{scheme}:'{meant}; there are {}", list(schemes))).into()
 }
 
 fn driver_schemes() -> Vec<&'static str> {

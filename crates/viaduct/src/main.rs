@@ -21,6 +21,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Something failed while running.
 const FAILED: u8 = 1;
+/// What was typed, or stands in a file, can't be meant.
+const USAGE: u8 = 2;
 /// An end could not be opened: wrong settings, nobody listening, socket in use.
 const NOT_OPENED: u8 = 3;
 /// `doctor` found something missing.
@@ -39,12 +41,26 @@ fn main() -> ExitCode {
         .init();
     sys::end_on_closed_pipe();
     sys::raise_file_limit();
+    if let Err(error) = supervisor::Wishes::install() {
+        tracing::warn!("{error:#}");
+    }
     match run(&cli.command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("viaduct: {error:#}");
-            ExitCode::from(if error.is::<ends::NotOpened>() { NOT_OPENED } else { FAILED })
+            ExitCode::from(status(&error))
         }
+    }
+}
+
+/// The exit status that goes with an error.
+fn status(error: &anyhow::Error) -> u8 {
+    if error.is::<address::Usage>() || error.is::<virtio::ParameterError>() {
+        USAGE
+    } else if error.is::<ends::NotOpened>() {
+        NOT_OPENED
+    } else {
+        FAILED
     }
 }
 

@@ -1,7 +1,7 @@
 //! What bridges have done, for people.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bridge::{Counters, Shadow, Snapshot};
 
@@ -38,32 +38,64 @@ impl Monitor {
         total
     }
 
-    /// Something that prints, each time it is called, what each queue in use has done, and how fast
-    /// since the last time.
-    pub fn reporter(&self) -> Box<dyn FnMut()> {
+    /// What prints, each time it is called, what each queue in use has done, and how fast since the
+    /// last time; of a bridge that has done nothing only if told to.
+    fn reporter(&self, name: Option<&str>) -> Box<dyn FnMut(bool)> {
         let counters = self.0.clone();
+        let prefix = name.map(|name| format!("{name}: ")).unwrap_or_default();
         let mut last: Vec<Snapshot> = counters.iter().map(|queue| queue.snapshot()).collect();
         let mut then = Instant::now();
-        Box::new(move || {
+        Box::new(move |tells_idle| {
             let seconds = then.elapsed().as_secs_f64();
             then = Instant::now();
+            let mut is_idle = true;
             for (index, (queue, last)) in counters.iter().zip(&mut last).enumerate() {
                 let now = queue.snapshot();
                 if now.chains > 0 {
-                    print_queue(index, &now, last, seconds);
+                    is_idle = false;
+                    print_queue(&prefix, index, &now, last, seconds);
                 }
                 *last = now;
+            }
+            if is_idle && tells_idle {
+                println!("{prefix}no requests yet, or none that are seen here (mode=pass)");
             }
         })
     }
 }
 
-fn print_queue(index: usize, now: &Snapshot, last: &Snapshot, seconds: f64) {
+/// What is printed of the bridges while they run.
+#[derive(Default)]
+pub struct Reports {
+    /// How often; `None` only when asked.
+    pub every: Option<Duration>,
+    reporters: Vec<Box<dyn FnMut(bool)>>,
+}
+
+impl Reports {
+    /// Prints of this bridge too.
+    pub fn add(&mut self, name: Option<&str>, monitor: &Monitor, every: Option<Duration>) {
+        self.reporters.push(monitor.reporter(name));
+        self.every = self.every.into_iter().chain(every).min();
+    }
+
+    /// Prints.
+    pub fn print(&mut self) {
+        self.reporters.iter_mut().for_each(|report| report(true));
+    }
+
+    /// Prints what there is to say at the end.
+    pub fn conclude(&mut self) {
+        self.reporters.iter_mut().for_each(|report| report(false));
+    }
+}
+
+fn print_queue(prefix: &str, index: usize, now: &Snapshot, last: &Snapshot, seconds: f64) {
     let rate = |now: u64, last: u64| (now - last) as f64 / seconds;
     println!(
-        "queue {index}: {:.0} requests/s, {:.1} MiB/s; {} chains, {} completed, {} bytes out, \
-         {} in, {} copied, {} kicks ({} suppressed), {} interrupts ({} suppressed), {} waits for \
-         room, {} throttled, {} errors, {} restarts",
+        "{prefix}queue {index}: {:.0} requests/s, {:.1} MiB/s; {} chains, {} completed, {} bytes \
+         out, {} in, {} copied, {} kicks ({} suppressed), {} interrupts ({} suppressed), {} waits \
+         for room, {} throttled, {} errors, {} restarts",
         rate(now.completions, last.completions),
         rate(now.bytes_out + now.bytes_in, last.bytes_out + last.bytes_in) / f64::from(1 << 20),
         now.chains,

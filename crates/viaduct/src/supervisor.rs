@@ -7,8 +7,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use sys::{Epoll, EventFd, Interest, StopSignal};
+use sys::{Epoll, EventFd, Interest, StopSignal, Wish, WishSignal};
 use virtio::{DriverEnd, EndError, Stop, VirtioDevice};
+
+use crate::monitor::Reports;
 
 /// Stack of a control thread: its calls are shallow and its buffers on the heap.
 const STACK_BYTES: usize = 512 * 1024;
@@ -31,12 +33,14 @@ struct Running {
     thread: JoinHandle<()>,
 }
 
-/// Runs the bridges. `every` is something to do regularly meanwhile.
+/// Runs the bridges. `reports` are printed when they are due and when SIGUSR1 asks for them;
+/// SIGUSR2 has disks look at their size.
 ///
 /// # Errors
 /// A bridge could not be started, or the first one that failed.
-pub fn run(bridges: Vec<Bridge>, every: Option<(Duration, Box<dyn FnMut()>)>) -> Result<()> {
-    let signal = StopSignal::install().context("can't take over SIGTERM")?;
+pub fn run(bridges: Vec<Bridge>, reports: Option<Reports>) -> Result<()> {
+    let stop = StopSignal::install().context("can't take over SIGTERM")?;
+    let signals = Signals { stop, wishes: Wishes::install()? };
     let wake = Arc::new(EventFd::new()?);
     let (ended, ends) = channel();
     let mut running = Vec::new();
@@ -45,9 +49,11 @@ pub fn run(bridges: Vec<Bridge>, every: Option<(Duration, Box<dyn FnMut()>)>) ->
     }
     // Outside systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let result = wait(&mut running, signal, &wake, &ends, every);
+    let mut reports = reports.unwrap_or_default();
+    let result = wait(&mut running, &signals, &wake, &ends, &mut reports);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     drain(running, &wake, &ends);
+    reports.conclude();
     result
 }
 
@@ -72,21 +78,48 @@ fn start(bridge: Bridge, wake: &Arc<EventFd>, ended: &Sender<Ended>) -> Result<R
     Ok(Running { name, stop, time_to_end, thread })
 }
 
+/// What a person may send.
+struct Signals {
+    stop: StopSignal,
+    wishes: Wishes,
+}
+
+/// Signals that end nothing: for counters, and for disks to look at their size.
+pub struct Wishes {
+    report: WishSignal,
+    resize: WishSignal,
+}
+
+impl Wishes {
+    /// Takes the signals over. To be called before anything is printed that shows that the program
+    /// is there, since each of them would end it.
+    ///
+    /// # Errors
+    /// The system is out of file descriptors.
+    pub fn install() -> Result<Self> {
+        let report = WishSignal::install(Wish::User1).context("can't take over SIGUSR1")?;
+        let resize = WishSignal::install(Wish::User2).context("can't take over SIGUSR2")?;
+        Ok(Self { report, resize })
+    }
+}
+
 /// Waits until a signal comes or every bridge has ended.
 fn wait(
     running: &mut Vec<Running>,
-    signal: StopSignal,
+    signals: &Signals,
     wake: &EventFd,
     ends: &Receiver<Ended>,
-    mut every: Option<(Duration, Box<dyn FnMut()>)>,
+    reports: &mut Reports,
 ) -> Result<()> {
     let epoll = Epoll::new()?;
-    epoll.add(signal.as_fd(), 0, Interest::Read)?;
+    epoll.add(signals.stop.as_fd(), 0, Interest::Read)?;
     epoll.add(wake.as_fd(), 1, Interest::Read)?;
+    epoll.add(signals.wishes.report.as_fd(), 2, Interest::Read)?;
+    epoll.add(signals.wishes.resize.as_fd(), 3, Interest::Read)?;
     let mut ready = Vec::new();
     let mut first_error = None;
-    let mut next = every.as_ref().map(|(period, _)| Instant::now() + *period);
-    while !running.is_empty() && !signal.is_set() {
+    let mut next = reports.every.map(|period| Instant::now() + period);
+    while !running.is_empty() && !signals.stop.is_set() {
         let limit = next.map(|next| next.saturating_duration_since(Instant::now()));
         epoll.wait(&mut ready, limit)?;
         wake.drain();
@@ -97,11 +130,17 @@ fn wait(
                 first_error.get_or_insert_with(|| anyhow!("{name}: {error}"));
             }
         }
-        if let (Some((period, tell)), Some(due)) = (&mut every, next)
+        if signals.wishes.report.take() {
+            reports.print();
+        }
+        if signals.wishes.resize.take() {
+            devices::look_at_sizes();
+        }
+        if let (Some(period), Some(due)) = (reports.every, next)
             && Instant::now() >= due
         {
-            tell();
-            next = Some(due + *period);
+            reports.print();
+            next = Some(due + period);
         }
     }
     first_error.map_or(Ok(()), Err)

@@ -29,7 +29,7 @@ fn text(bytes: &[u8]) -> String {
 struct Serving {
     child: Child,
     /// Kept open: who prints into a closed pipe ends.
-    _lines: Option<Lines<BufReader<ChildStdout>>>,
+    lines: Option<Lines<BufReader<ChildStdout>>>,
 }
 
 impl Serving {
@@ -39,7 +39,7 @@ impl Serving {
             viaduct().args(words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let hint = lines.next().expect("it says how to attach").unwrap();
-        (Self { child, _lines: Some(lines) }, hint)
+        (Self { child, lines: Some(lines) }, hint)
     }
 
     /// Sends SIGTERM; returns the exit status and how long it took.
@@ -130,9 +130,10 @@ fn many_bridges_run_from_one_file() {
         );
     }
     fs::write(&config, toml).unwrap();
-    let child =
-        viaduct().args(["run", config.to_str().unwrap()]).stderr(Stdio::null()).spawn().unwrap();
-    let running = Serving { child, _lines: None };
+    let mut command = viaduct();
+    command.args(["run", config.to_str().unwrap()]).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().unwrap();
+    let running = Serving { child, lines: None };
     let deadline = Instant::now() + Duration::from_secs(20);
     for index in 0..8 {
         let path = socket(&folder, &format!("s{index}"));
@@ -150,13 +151,18 @@ fn many_bridges_run_from_one_file() {
 
 #[test]
 fn mistakes_are_answered_with_what_would_be_right() {
-    let cases: [(&[&str], i32, &str); 7] = [
+    let cases: [(&[&str], i32, &str); 12] = [
         (&["bridge", "vfio-user:/x"], 2, "Usage"),
-        (&["bridge", "nonsense", "rng:"], 1, "SCHEME:PATH"),
-        (&["bridge", "rng:", "rng:"], 3, "vfio-user:"),
+        (&["bridge", "nonsense", "rng:"], 2, "SCHEME:PATH"),
+        (&["bridge", "rng:", "rng:"], 2, "vfio-user:"),
+        (&["bridge", "vfio-usr:/tmp/x", "rng:"], 2, "did you mean vfio-user:?"),
+        (&["bridge", "vfio-user:/tmp/x", "blk:rom=1M"], 2, "in blk:rom=1M: unknown setting rom="),
+        (&["device", "blok", "--socket-path=/tmp/x"], 2, "did you mean blk?"),
+        (&["device", "blk", "null=1M"], 2, "--socket-path"),
+        (&["probe", "vhost-user:/nowhere,timeout=20"], 3, "no vhost-user daemon at /nowhere"),
         (&["bridge", "vfio-user:/nowhere/at/all", "rng:"], 3, "/nowhere/at/all"),
         (&["bridge", "vfio-user:/tmp/x", "blk:path=/nowhere/disk"], 3, "/nowhere/disk"),
-        (&["bridge", "vfio-user:/tmp/x", "rng:", "mode=quick"], 1, "translate"),
+        (&["bridge", "vfio-user:/tmp/x", "rng:", "mode=quick"], 2, "translate"),
         (&["run", "/nowhere.toml"], 1, "/nowhere.toml"),
     ];
     for (words, status, needle) in cases {
@@ -166,6 +172,35 @@ fn mistakes_are_answered_with_what_would_be_right() {
         assert!(error.contains(needle), "{words:?}: {error}");
         assert!(!error.contains("panicked"), "{words:?}: {error}");
     }
+}
+
+#[test]
+fn a_signal_prints_counters_and_another_one_grows_a_disk() {
+    let (folder, image) = folder_with_image();
+    let path = socket(&folder, "socket");
+    let (mut serving, _) = Serving::start(&[
+        "bridge",
+        &format!("vhost-user:{path}"),
+        &format!("blk:path={image}"),
+        "mode=copy",
+    ]);
+    kill_process(Pid::from_child(&serving.child), Signal::USR1).unwrap();
+    let lines = serving.lines.as_mut().unwrap();
+    assert!(lines.any(|line| line.unwrap().contains("no requests yet")));
+    let capacity = || {
+        let probed = text(&output(&["probe", &format!("vhost-user:{path},type=blk")]).stdout);
+        let line = probed.lines().find(|line| line.trim().starts_with("capacity"));
+        line.and_then(|line| line.split_whitespace().last()?.parse::<u64>().ok()).unwrap()
+    };
+    let before = capacity();
+    fs::File::options().write(true).open(&image).unwrap().set_len(before * 1024).unwrap();
+    assert_eq!(capacity(), before, "nobody has looked");
+    kill_process(Pid::from_child(&serving.child), Signal::USR2).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while capacity() != before * 2 {
+        assert!(Instant::now() < deadline, "the disk does not grow");
+    }
+    assert_eq!(serving.stop().0, Some(0));
 }
 
 #[test]

@@ -29,6 +29,6 @@ pub use features::{FeatureName, Features, names_of};
 pub use ids::{DeviceType, MAX_QUEUES};
 pub use network::NetworkControl;
 pub use notifier::Notifier;
-pub use parameters::{ParameterError, Parameters, Value};
+pub use parameters::{ParameterError, Parameters, Value, closest};
 pub use setup::{InFlightArea, QueueSetup};
 pub use status::{Status, StatusMachine, Transition};

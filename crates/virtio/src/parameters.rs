@@ -29,13 +29,41 @@ pub enum ParameterError {
         expected: String,
     },
     /// Nobody knows it.
-    #[error("unknown setting {unknown}=; known here: {known}")]
+    #[error("unknown setting {unknown}=; {}known here: {known}", meant(unknown, known))]
     Unknown {
         /// The setting.
         unknown: String,
         /// All settings that were asked for.
         known: String,
     },
+}
+
+fn meant(unknown: &str, known: &str) -> String {
+    closest(unknown, known.split(", "))
+        .map(|word| format!("did you mean {word}=? "))
+        .unwrap_or_default()
+}
+
+/// The word that was probably meant by one that nobody knows: at most a third of it is wrong.
+#[must_use]
+pub fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let rated = known.map(|candidate| (distance(word, candidate), candidate));
+    let near = |(wrong, candidate): &(usize, &str)| wrong * 3 <= candidate.len().max(3);
+    rated.min_by_key(|(wrong, _)| *wrong).filter(near).map(|(_, candidate)| candidate)
+}
+
+/// Letters to add, leave out or replace (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut corner = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = corner + usize::from(x != y);
+            corner = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(corner + 1);
+        }
+    }
+    row[b.len()]
 }
 
 /// The settings of one end: `path` and whatever else, by name. Whoever builds the end takes what it
@@ -88,7 +116,11 @@ impl Parameters {
             None => Err(ParameterError::Expected {
                 key: key.to_owned(),
                 text: value.text,
-                expected: format!("a number from {} to {}", range.start(), range.end()),
+                expected: format!(
+                    "a number from {} to {}, sizes as 64K, 16M, 1G",
+                    range.start(),
+                    range.end()
+                ),
             }),
         }
     }
@@ -161,10 +193,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_probably_meant_is_named() {
+        let known = || ["mode", "pool", "requests-per-second"].into_iter();
+        assert_eq!(closest("mod", known()), Some("mode"));
+        assert_eq!(closest("polo", known()), None);
+        assert_eq!(closest("request-per-secnd", known()), Some("requests-per-second"));
+        assert_eq!(closest("x", known()), None);
+        let error = ParameterError::Unknown { unknown: "mod".into(), known: "mode, pool".into() };
+        let text = "unknown setting mod=; did you mean mode=? known here: mode, pool";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
     fn the_wrong_kind_says_what_would_be_right() {
         let mut all = parameters(&[("size", Some(64), None), ("mode", None, None)]);
         let error = all.number("size", 1..=10).unwrap_err().to_string();
-        assert_eq!(error, "size=t: expected a number from 1 to 10");
+        assert_eq!(error, "size=t: expected a number from 1 to 10, sizes as 64K, 16M, 1G");
         let error = all.choice("mode", &[("a", 1), ("b", 2)]).unwrap_err().to_string();
         assert_eq!(error, "mode=t: expected one of a, b");
         assert_eq!(all.required_path("path"), Err(ParameterError::Missing("path")));

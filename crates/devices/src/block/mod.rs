@@ -15,12 +15,12 @@ mod store;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use mem::Mapping;
-use sys::{Timer, Uring};
+use sys::{EventFd, Timer, Uring};
 use virtio::config::{BlkConfig, read_bytes};
 use virtio::{
     DeviceError, DeviceEvent, DeviceType, EventSink, Features, Identity, MAX_QUEUES, Parameters,
@@ -47,7 +47,7 @@ pub(crate) static DEVICE: DeviceKind = DeviceKind {
         "queue-size=N  descriptors in a queue, a power of two (256)",
         "io=uring|sync|auto  let the kernel work beside us, or wait for each request (auto)",
         "discard=on|off  offer discard and write-zeroes (on)",
-        "watch=on|off  look at the file's size every second and tell the driver of a change (off)",
+        "watch=on|off  look at the size every second and not only at SIGUSR2 (off)",
     ],
     open,
 };
@@ -120,6 +120,27 @@ struct Block {
     disk: Arc<Disk>,
     io: Io,
     watch: Option<Timer>,
+    /// Signalled by [`look_at_sizes`].
+    look: Arc<EventFd>,
+}
+
+/// Every disk there is, or was.
+static DISKS: Mutex<Vec<Weak<EventFd>>> = Mutex::new(Vec::new());
+
+/// Has every disk in this process look at the size of what is below it, and tell its driver of a
+/// change.
+pub fn look_at_sizes() {
+    let disks = DISKS.lock().unwrap_or_else(PoisonError::into_inner);
+    disks.iter().filter_map(Weak::upgrade).for_each(|look| look.signal());
+}
+
+/// What [`look_at_sizes`] signals for one more disk.
+fn add_disk() -> std::io::Result<Arc<EventFd>> {
+    let look = Arc::new(EventFd::new()?);
+    let mut disks = DISKS.lock().unwrap_or_else(PoisonError::into_inner);
+    disks.retain(|disk| disk.strong_count() > 0);
+    disks.push(Arc::downgrade(&look));
+    Ok(look)
 }
 
 impl Block {
@@ -158,6 +179,7 @@ impl Block {
             disk,
             io,
             watch: if watch { Some(start_watch()?) } else { None },
+            look: add_disk().map_err(DeviceError::system("making a disk"))?,
         };
         // So that a machine without io_uring shows now and not when the driver comes.
         drop(block.uring(queue_size)?);
@@ -226,12 +248,15 @@ impl Model for Block {
     }
 
     fn control_fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.watch.iter().map(|timer| timer.as_fd()).collect()
+        let watch = self.watch.iter().map(|timer| timer.as_fd());
+        watch.chain([self.look.as_fd()]).collect()
     }
 
     fn control_ready(&mut self, events: &EventSink) -> bool {
         let due = self.watch.as_ref().is_some_and(Timer::drain);
-        if due && self.resize() {
+        if (self.look.drain() || due) && self.resize() {
+            let sectors = self.disk.capacity.load(Ordering::Relaxed);
+            tracing::info!("the disk has {} MiB now", (sectors * SECTOR) >> 20);
             events.send(DeviceEvent::ConfigChanged);
         }
         false

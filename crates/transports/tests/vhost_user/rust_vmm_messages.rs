@@ -31,7 +31,8 @@ fn agreed(served: &Served) -> Frontend {
     let mut frontend = Frontend::connect(&served.path, 2).unwrap();
     frontend.set_owner().unwrap();
     let offered = frontend.get_features().unwrap();
-    assert_eq!(offered, (block_features() | Features::PROTOCOL_FEATURES).0);
+    let ours = Features::PROTOCOL_FEATURES | Features::LOG_ALL;
+    assert_eq!(offered, (block_features() | ours).0);
     let protocol = frontend.get_protocol_features().unwrap();
     let wanted = protocol & !VhostUserProtocolFeatures::INBAND_NOTIFICATIONS;
     frontend.set_protocol_features(wanted).unwrap();

@@ -12,7 +12,7 @@ use worker::{PoolOptions, Workers};
 use crate::address::{self, Address};
 use crate::cli;
 use crate::ends;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Reports};
 use crate::supervisor::{self, Bridge};
 
 /// Most worker threads one may ask for.
@@ -44,8 +44,9 @@ pub fn run(options: &cli::Bridge) -> Result<()> {
     let values = address::settings(&options.settings)?;
     let Opened { bridge, monitor, stats } = open("bridge", &driver, &device, values)?;
     println!("{}", bridge.driver.attach_hint(bridge.device.as_ref()));
-    let every = stats.map(|period| (period, monitor.reporter()));
-    supervisor::run(vec![bridge], every)
+    let mut reports = Reports::default();
+    reports.add(None, &monitor, stats);
+    supervisor::run(vec![bridge], Some(reports))
 }
 
 /// Opens both ends with whatever the settings ask for between them.

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use anyhow::{Context, Result, bail};
 use virtio::DeviceType;
 
-use crate::address::{self, Address};
+use crate::address::{self, Address, Usage};
 use crate::cli;
 use crate::commands::bridge;
 use crate::ends;
@@ -14,6 +14,9 @@ use crate::supervisor::{self, Bridge};
 
 /// Runs one device until stopped.
 pub fn run(options: &cli::Device) -> Result<()> {
+    if !devices::DEVICES.iter().any(|device| device.scheme == options.kind) {
+        bail!(no_such_device(&options.kind));
+    }
     if options.print_capabilities {
         println!("{}", capabilities(&options.kind)?);
         return Ok(());
@@ -33,7 +36,7 @@ pub fn run(options: &cli::Device) -> Result<()> {
             endpoint("path", path)
         }
         (None, Some(fd)) => endpoint("fd", &fd.to_string()),
-        _ => bail!("give --socket-path=PATH or --fd=FDNUM"),
+        _ => bail!(Usage("give --socket-path=PATH or --fd=FDNUM".into())),
     };
     bridge::start_workers(1)?;
     let device = ends::open_device(&device)?;
@@ -54,7 +57,7 @@ fn capabilities(kind: &str) -> Result<String> {
         Some(DeviceType::NET) => ("net", &[]),
         Some(DeviceType::CONSOLE) => ("console", &[]),
         Some(DeviceType::ENTROPY) => ("rng", &[]),
-        _ => bail!("there is no built-in device '{kind}'; there are blk, net, console, rng"),
+        _ => bail!(no_such_device(kind)),
     };
     let mut text = format!("{{\n  \"type\": \"{name}\",\n  \"features\": [");
     for (index, feature) in features.iter().enumerate() {
@@ -63,4 +66,11 @@ fn capabilities(kind: &str) -> Result<String> {
     }
     let close = if features.is_empty() { "]\n}" } else { "\n  ]\n}" };
     Ok(text + close)
+}
+
+fn no_such_device(kind: &str) -> Usage {
+    let known: Vec<&str> = devices::DEVICES.iter().map(|device| device.scheme).collect();
+    let meant = virtio::closest(kind, known.iter().copied());
+    let meant = meant.map(|kind| format!(", did you mean {kind}?")).unwrap_or_default();
+    Usage(format!("there is no built-in device '{kind}'{meant}; there are {}", known.join(", ")))
 }

@@ -7,8 +7,9 @@ use driver::{Access, GuestMemory, PciDevice};
 use transports::{Findings, TRANSPORTS};
 use virtio::{DeviceType, Features, config};
 
-use crate::address::Address;
+use crate::address::{Address, Usage};
 use crate::cli::Probe;
+use crate::ends;
 
 /// Memory shown to a PCI device, which is only asked for its registers.
 const MEMORY_BYTES: usize = 1 << 20;
@@ -21,20 +22,23 @@ pub fn run(options: &Probe) -> Result<()> {
     let address = Address::parse(&options.end)?;
     let transport = TRANSPORTS.iter().find(|transport| transport.scheme == address.scheme);
     if let Some(probe) = transport.and_then(|transport| transport.probe) {
-        let findings = probe(address.parameters()).with_context(|| asking(&options.end))?;
+        let findings = probe(address.parameters());
+        let findings = findings.map_err(|error| ends::explained("device", &address, error))?;
         print_daemon(&findings);
         return Ok(());
     }
     match (address.scheme.as_str(), address.values.get("path")) {
         ("vfio-user", Some(path)) => {
-            print_pci(Path::new(&path.text)).with_context(|| asking(&options.end))
+            let path = Path::new(&path.text);
+            let socket = sys::connect_unix(path);
+            let socket = socket.map_err(|why| ends::not_opened("device", &address, why))?;
+            print_pci(socket).with_context(|| format!("asking {}", options.end))
         }
-        _ => bail!("can't probe '{}': give vhost-user:PATH or vfio-user:PATH", options.end),
+        _ => bail!(Usage(format!(
+            "can't probe '{}': give vhost-user:PATH or vfio-user:PATH",
+            options.end
+        ))),
     }
-}
-
-fn asking(end: &str) -> String {
-    format!("asking {end}")
 }
 
 fn print_daemon(findings: &Findings) {
@@ -76,9 +80,8 @@ fn or_none(text: &str) -> &str {
 }
 
 /// A virtio-pci device behind a vfio-user socket, as a driver finds it after a reset.
-fn print_pci(path: &Path) -> Result<()> {
+fn print_pci(socket: sys::Connection) -> Result<()> {
     let memory = GuestMemory::new(MEMORY_BYTES)?;
-    let socket = sys::connect_unix(path)?;
     let mut pci = PciDevice::new(socket, &memory, true)?;
     let device = pci.device_type();
     println!("device             {device} (virtio-pci)");

@@ -6,10 +6,11 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::address::{self, Address};
+use crate::address::{self, Address, Usage};
 use crate::cli::Run;
 use crate::commands::bridge;
-use crate::supervisor::{self, Bridge};
+use crate::monitor::Reports;
+use crate::supervisor;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,20 +33,24 @@ struct Entry {
 pub fn run(options: &Run) -> Result<()> {
     let path = options.file.display();
     let text = fs::read_to_string(&options.file).with_context(|| format!("can't read {path}"))?;
-    let file: File =
-        toml::from_str(&text).with_context(|| format!("can't make sense of {path}"))?;
+    let file: File = toml::from_str(&text)
+        .map_err(|error| Usage(format!("can't make sense of {path}: {error}")))?;
     if file.bridge.is_empty() {
-        bail!("{path} has no [bridge.NAME] table: see 'viaduct run --help'");
+        bail!(Usage(format!("{path} has no [bridge.NAME] table: see 'viaduct run --help'")));
     }
     bridge::start_workers(file.workers.unwrap_or(1))?;
-    let bridges = file
-        .bridge
-        .iter()
-        .map(|(name, entry)| open(name, entry).with_context(|| format!("bridge {name} of {path}")));
-    supervisor::run(bridges.collect::<Result<_>>()?, None)
+    let mut bridges = Vec::new();
+    let mut reports = Reports::default();
+    for (name, entry) in &file.bridge {
+        let opened = open(name, entry).with_context(|| format!("bridge {name} of {path}"))?;
+        println!("{name}:\n{}", opened.bridge.driver.attach_hint(opened.bridge.device.as_ref()));
+        reports.add(Some(name), &opened.monitor, opened.stats);
+        bridges.push(opened.bridge);
+    }
+    supervisor::run(bridges, Some(reports))
 }
 
-fn open(name: &str, entry: &Entry) -> Result<Bridge> {
+fn open(name: &str, entry: &Entry) -> Result<bridge::Opened> {
     let settings = entry
         .settings
         .iter()
@@ -53,7 +58,7 @@ fn open(name: &str, entry: &Entry) -> Result<Bridge> {
         .collect::<Result<_>>()?;
     let driver = Address::parse(&entry.driver)?;
     let device = Address::parse(&entry.device)?;
-    Ok(bridge::open(name, &driver, &device, settings)?.bridge)
+    bridge::open(name, &driver, &device, settings)
 }
 
 /// A setting as it would be typed on the command line.
@@ -62,6 +67,8 @@ fn plain(key: &str, value: &toml::Value) -> Result<String> {
         toml::Value::String(text) => Ok(text.clone()),
         toml::Value::Integer(number) => Ok(number.to_string()),
         toml::Value::Boolean(flag) => Ok(if *flag { "on" } else { "off" }.into()),
-        other => bail!("{key} = {other}: expected a text, a whole number, true or false"),
+        other => {
+            bail!(Usage(format!("{key} = {other}: expected a text, a whole number, true or false")))
+        }
     }
 }

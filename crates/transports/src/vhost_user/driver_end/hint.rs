@@ -12,7 +12,9 @@ pub(super) fn attach(place: &Place, identity: &Identity, terms: Terms) -> String
         Place::Connect(path) => (",server=on,wait=on", path.display().to_string()),
         Place::Given(_) => return "the driver's side is connected already\n".to_owned(),
     };
-    let reconnect = if server.is_empty() { ",reconnect-ms=200" } else { "" };
+    // QEMU's other devices do not wait for a connection that comes late, and fail.
+    let waits = matches!(identity.device, DeviceType::BLOCK | DeviceType::NET);
+    let reconnect = if server.is_empty() && waits { ",reconnect-ms=200" } else { "" };
     let mut hint = String::from(
         "-object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem\n",
     );

@@ -50,15 +50,17 @@ pub fn run(options: &Demo) -> Result<()> {
         table.add(net::run(path)?);
     }
     table.finish();
-    print!("{NEXT}");
+    let program = std::env::args().next().unwrap_or_else(|| "viaduct".into());
+    print!("{}", NEXT.replace("PROGRAM", &program));
     Ok(())
 }
 
 const NEXT: &str = "
-Next, with a guest of your own (QEMU 10.1 or later):
+Next, with a guest of your own (QEMU 10.1 or later), each in a terminal of its own:
 
-  1. a device:   viaduct device blk --socket-path=/tmp/blk.sock path=disk.img
-  2. a bridge:   viaduct bridge vfio-user:/tmp/disk.sock vhost-user:/tmp/blk.sock
+  1. a device:   truncate -s 1G /tmp/disk.img
+                 PROGRAM device blk --socket-path=/tmp/blk.sock path=/tmp/disk.img
+  2. a bridge:   PROGRAM bridge vfio-user:/tmp/disk.sock vhost-user:/tmp/blk.sock
   3. a guest:    qemu-system-x86_64 -M q35,memory-backend=mem -m 1G \\
                    -object memory-backend-memfd,id=mem,size=1G,share=on \\
                    -device '{\"driver\":\"vfio-user-pci\",\"socket\":
