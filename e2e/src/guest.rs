@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use crate::daemon::Daemon;
 use crate::initrd::Initrd;
 use crate::lab::Lab;
+use crate::monitor::Monitor;
 use crate::shell::Shell;
 
 /// A running guest. Dropping it kills the machine.
@@ -140,16 +141,34 @@ impl Plan<'_> {
 
     /// Starts the machine and waits until the guest takes commands.
     pub fn boot(self) -> Result<Guest> {
-        let lab = self.lab;
-        let monitor = lab.path(&format!("{}.qmp", self.name));
-        let line = lab.path(&format!("{}.line", self.name));
+        let deadline = self.lab.deadline();
+        let (mut qemu, line, monitor) = self.on_the_line()?;
+        let shell = Shell::new(line.try_clone()?, line, deadline);
+        let shell = shell.or_else(|error| qemu.is_alive().and(Err(error)))?;
+        Ok(Guest { shell, qemu, monitor })
+    }
+
+    /// Starts the machine with the state that another one has left in `file`; the guest goes on
+    /// where it was, and takes commands where `before` has stopped to give them.
+    pub fn resume(self, file: &Path, before: &Shell) -> Result<Guest> {
+        let incoming = format!("file:{}", file.display());
+        let deadline = self.lab.deadline();
+        let (mut qemu, line, monitor) = self.option("incoming", incoming).on_the_line()?;
+        // What is written to the line before would be lost.
+        let running = Monitor::connect(&monitor, deadline).and_then(|mut it| it.until_it_runs());
+        running.or_else(|error| qemu.is_alive().and(Err(error)))?;
+        let shell = before.elsewhere(line.try_clone()?, line);
+        Ok(Guest { shell, qemu, monitor })
+    }
+
+    /// Starts the machine; the line to it and the path of its monitor.
+    fn on_the_line(self) -> Result<(Daemon, File, PathBuf)> {
+        let monitor = self.lab.path(&format!("{}.qmp", self.name));
+        let line = self.lab.path(&format!("{}.line", self.name));
         let mut qemu = self.power_on()?;
         qemu.listens_at(&line)?;
         let stream = UnixStream::connect(&line).context("connect to the guest's serial line")?;
-        let stream = File::from(OwnedFd::from(stream));
-        let shell = Shell::new(stream.try_clone()?, stream, lab.deadline());
-        let shell = shell.or_else(|error| qemu.is_alive().and(Err(error)))?;
-        Ok(Guest { shell, qemu, monitor })
+        Ok((qemu, File::from(OwnedFd::from(stream)), monitor))
     }
 
     /// Starts the machine and waits for nothing. What its firmware and kernel say goes to

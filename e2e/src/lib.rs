@@ -12,6 +12,7 @@
 
 pub mod bare_host;
 pub mod cards;
+pub mod changes;
 pub mod console;
 pub mod cpio;
 pub mod daemon;
@@ -21,6 +22,7 @@ pub mod guest;
 pub mod initrd;
 pub mod lab;
 pub mod load;
+pub mod monitor;
 pub mod peer;
 pub mod programs;
 pub mod root;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
+use rustix::process::Signal;
 
+use crate::changes;
 use crate::daemon::Daemon;
 use crate::driver::Attach;
 use crate::driver::Driver;
@@ -137,6 +139,8 @@ impl Row {
             Story::DeviceRestarts => story::device_restarts(lab, &self),
             Story::BridgeRestarts => story::bridge_restarts(lab, &self),
             Story::DriverReturns => story::driver_returns(lab, &self),
+            Story::Migrates => changes::migrates(lab, &self),
+            Story::Grows => changes::grows(lab, &self),
             Story::FirmwareBoots => firmware::boots(lab, &self),
         })
     }
@@ -231,6 +235,11 @@ impl Bridged {
         if let Some(viaduct) = self.viaduct.take() {
             viaduct.kill();
         }
+    }
+
+    /// Sends viaduct a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.viaduct.as_ref().map_or(Ok(()), |viaduct| viaduct.signal(signal))
     }
 
     /// Whether viaduct runs or ended well.

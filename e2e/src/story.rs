@@ -23,6 +23,11 @@ pub enum Story {
     /// The machine starts from the device: SeaBIOS loads a kernel from the disk, iPXE gets an
     /// address over the card.
     FirmwareBoots,
+    /// The guest's machine is saved while it runs, and another one goes on with it at the same
+    /// socket.
+    Migrates,
+    /// The disk's image becomes larger while the guest runs.
+    Grows,
 }
 
 impl Story {
@@ -34,6 +39,8 @@ impl Story {
             Story::BridgeRestarts => ", viaduct killed under load",
             Story::DriverReturns => ", driver killed under load",
             Story::FirmwareBoots => ", firmware boots from it",
+            Story::Migrates => ", migrated under load",
+            Story::Grows => ", grown while in use",
         }
     }
 }

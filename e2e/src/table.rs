@@ -7,7 +7,9 @@ use crate::row::Ring::{self, Packed, Split};
 use crate::row::Setting::{Converted, Iommu, OutOfOrder, TwoQueues};
 use crate::row::Way::{self, Copy, Direct, Pass, Remote, Translate};
 use crate::row::{Line, line};
-use crate::story::Story::{BridgeRestarts, DeviceRestarts, DriverReturns, FirmwareBoots};
+use crate::story::Story::{
+    BridgeRestarts, DeviceRestarts, DriverReturns, FirmwareBoots, Grows, Migrates,
+};
 
 /// All ways through viaduct where memory is shared.
 const BRIDGED: &[Way] = &[Pass, Translate, Copy];
@@ -126,6 +128,12 @@ pub const TABLE: &[Line] = &[
     line(Guest("6.12"),    OwnDisk,           BRIDGED,              BOTH).when(BridgeRestarts),
     line(Guest("6.12"),    OwnEcho,           BRIDGED,              &[Split]).when(BridgeRestarts),
     line(Guest("6.12"),    Testpmd,           RELAYED,              &[Split]).when(BridgeRestarts),
+    line(Guest("6.12"),    Testpmd,           FROM_DIRECT,          &[Split]).when(Migrates),
+    line(Guest("6.12"),    QemuStorageDaemon, RELAYED,              &[Split]).when(Migrates),
+    line(Guest("6.12"),    OwnDisk,           BRIDGED,              BOTH).when(Migrates),
+    line(Guest("6.12"),    OwnEcho,           BRIDGED,              BOTH).when(Migrates),
+    line(Guest("6.12"),    OwnDisk,           &[Pass, Copy],        &[Split]).when(Grows),
+    line(VfioUser("6.12"), OwnDisk,           &[Translate],         &[Split]).when(Grows),
     line(Guest("6.12"),    QemuStorageDaemon, &[Direct, Copy],      &[Split]).when(FirmwareBoots),
     line(Guest("6.12"),    Passt,             &[Direct, Copy],      &[Split]).when(FirmwareBoots),
     line(VfioUser("6.12"), OwnDisk,           &[Copy],              &[Split]).when(FirmwareBoots),

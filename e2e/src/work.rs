@@ -115,6 +115,25 @@ pub fn load_goes_on(shell: &mut Shell, kind: Kind) -> Result<()> {
     }
 }
 
+/// Reads a part of the disk that the load leaves alone, over and over, until
+/// [`end_reading`]: what is read is different memory each time, and must be the same bytes.
+pub fn start_reading(shell: &mut Shell, kind: Kind) -> Result<()> {
+    let text = "(until test -e /tmp/read.stop; do
+            dd if=/dev/vda bs=1M skip=32 count=8 iflag=direct 2>/dev/null | sha256sum
+        done >/tmp/read.sums; touch /tmp/read.done) </dev/null >/dev/null 2>&1 &
+        until test -s /tmp/read.sums; do sleep 0.05; done";
+    if kind == Kind::Block { script(shell, "reading starts", text, &[]) } else { Ok(()) }
+}
+
+/// Ends what [`start_reading`] began and compares.
+pub fn end_reading(shell: &mut Shell, kind: Kind) -> Result<()> {
+    let text = "touch /tmp/read.stop
+        until test -e /tmp/read.done; do sleep 0.05; done
+        sort /tmp/read.sums | uniq -c
+        test $(sort -u /tmp/read.sums | wc -l) = 1";
+    if kind == Kind::Block { script(shell, "reading ends", text, &[]) } else { Ok(()) }
+}
+
 /// Waits for the end of the load, which must have seen no wrong byte.
 pub fn end_load(shell: &mut Shell, kind: Kind) -> Result<()> {
     match kind {
