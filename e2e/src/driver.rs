@@ -148,7 +148,11 @@ fn vhost_user_device<'l>(plan: Plan<'l>, to: &Attach<'_>) -> Result<Plan<'l>> {
         more += ",packed=on";
     }
     if to.setting == Setting::Iommu {
-        more += ",iommu_platform=on,disable-legacy=on";
+        more += ",iommu_platform=on";
+        // The other types never had a legacy form.
+        if matches!(to.kind, Kind::Block | Kind::Net) {
+            more += ",disable-legacy=on";
+        }
     }
     Ok(match to.kind {
         Kind::Block => {

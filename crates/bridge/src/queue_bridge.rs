@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mem::DriverAddress;
+use mem::{Access, DriverAddress};
 use virtqueue::{Burst, Chain, ChainId, IndirectArea, QueueError, QueuePosition, QueueSpec};
 use worker::{Progress, Task};
 
@@ -165,7 +165,7 @@ impl<M: Mover> QueueBridge<M> {
             let map = Arc::clone(self.parts.memory.resolver().map());
             match self.parts.driver.rebind(&map) {
                 Ok(()) => self.unbound = false,
-                Err(QueueError::Miss(at)) => self.miss(at),
+                Err(QueueError::Miss(at)) => self.miss(at, Access::Read),
                 Err(error) => return Err(Fault::Driver(error.into())),
             }
         }
@@ -231,7 +231,7 @@ impl<M: Mover> QueueBridge<M> {
         match error.miss() {
             Some(at) => {
                 self.stuck = Some((request, written));
-                self.miss(at);
+                self.miss(at, Access::ReadWrite);
                 Ok(false)
             }
             None => {
@@ -300,7 +300,7 @@ impl<M: Mover> QueueBridge<M> {
         match parts.driver.take(parts.memory.resolver(), &mut self.chain) {
             Ok(id) => Ok(id),
             Err(QueueError::Miss(at)) => {
-                self.miss(at);
+                self.miss(at, Access::Read);
                 Ok(None)
             }
             Err(error) => Err(Fault::Driver(error.into())),
@@ -332,7 +332,7 @@ impl<M: Mover> QueueBridge<M> {
             Err(error) => match error.miss() {
                 Some(at) => {
                     parts.driver.untake(id);
-                    self.miss(at);
+                    self.miss(at, self.chain.wants(at));
                     return Ok(None);
                 }
                 None => {
@@ -362,10 +362,10 @@ impl<M: Mover> QueueBridge<M> {
 
     /// Waits for a translation, which comes with a change of the driver's memory.
     #[cold]
-    fn miss(&mut self, at: DriverAddress) {
+    fn miss(&mut self, at: DriverAddress, wanted: Access) {
         self.blocked = Blocked::Translation;
         self.parts.ends.counters.misses.add(1);
-        self.parts.memory.space().report_miss(at);
+        self.parts.memory.space().report_miss(at, wanted);
     }
 }
 

@@ -37,16 +37,16 @@ impl Spaces {
         let now = driver.current();
         let confirmed = Arc::new(AddressSpace::new(MemoryMap::clone(&now)));
         let asked = Arc::downgrade(driver);
-        confirmed.set_miss_handler(move |at| {
+        confirmed.set_miss_handler(move |at, wanted| {
             if let Some(driver) = asked.upgrade() {
-                driver.report_miss(at);
+                driver.report_miss(at, wanted);
             }
         });
         let device = Arc::new(AddressSpace::new(device_map(mode, &now, &arena)?));
         let asked = Arc::downgrade(driver);
-        device.set_miss_handler(move |at| {
+        device.set_miss_handler(move |at, wanted| {
             if let Some(driver) = asked.upgrade() {
-                driver.report_miss(at);
+                driver.report_miss(at, wanted);
             }
         });
         Ok(Self { driver: Arc::clone(driver), confirmed, device, arena, mode })

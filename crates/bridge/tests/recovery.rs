@@ -217,7 +217,7 @@ fn a_missing_translation_is_asked_for_and_waited_for() {
         let rings = MemoryMap::new(vec![everything[0].clone()]).unwrap().translated();
         guest.space.replace(rings);
         let (send, misses) = std::sync::mpsc::channel();
-        guest.space.set_miss_handler(move |at| send.send(at).unwrap());
+        guest.space.set_miss_handler(move |at, _| send.send(at).unwrap());
         let mut bench = Bench::with_guest(&case, guest);
         let Bench { guest, shadow, driver, .. } = &mut bench;
         let space = Arc::clone(&guest.space);

@@ -15,7 +15,7 @@ fn bare(features: Features) -> (Rig, Vec<Region>, Receiver<u64>) {
     let rig = Rig::open("blk", &[("ram", "8192")], features);
     let regions = rig.space.current().regions().to_vec();
     let (send, misses) = channel();
-    rig.space.set_miss_handler(move |at| {
+    rig.space.set_miss_handler(move |at, _| {
         let _ = send.send(at.0);
     });
     (rig, regions, misses)

@@ -2,9 +2,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::gate::{Generation, Slot};
-use crate::{DirtyLog, DriverAddress, MemoryError, MemoryMap, Region, Resolver, guard};
+use crate::{Access, DirtyLog, DriverAddress, MemoryError, MemoryMap, Region, Resolver, guard};
 
-type MissHandler = Box<dyn Fn(DriverAddress) + Send + Sync>;
+type MissHandler = Box<dyn Fn(DriverAddress, Access) + Send + Sync>;
 
 /// A driver's memory as it changes over time. The control thread changes it; queues work on
 /// snapshots and look at the generation, one atomic load, to see that there is a newer one.
@@ -115,15 +115,20 @@ impl AddressSpace {
         self.replace(map);
     }
 
-    /// Sets what is called with an address that has no translation yet (an IOTLB miss).
-    pub fn set_miss_handler(&self, handler: impl Fn(DriverAddress) + Send + Sync + 'static) {
+    /// Sets what is called with an address that has no translation yet (an IOTLB miss), and what it
+    /// is wanted for.
+    pub fn set_miss_handler(
+        &self,
+        handler: impl Fn(DriverAddress, Access) + Send + Sync + 'static,
+    ) {
         *self.on_miss.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(handler));
     }
 
     /// Asks whoever owns the IOMMU for a translation of `address`; the answer is a new generation.
-    pub fn report_miss(&self, address: DriverAddress) {
+    /// To ask for more than is wanted is a fault where a page may only be read, or only be written.
+    pub fn report_miss(&self, address: DriverAddress, wanted: Access) {
         if let Some(handler) = &*self.on_miss.lock().unwrap_or_else(PoisonError::into_inner) {
-            handler(address);
+            handler(address, wanted);
         }
     }
 

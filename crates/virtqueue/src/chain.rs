@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mem::DriverAddress;
+use mem::{Access, DriverAddress};
 
 use crate::QueueError;
 
@@ -45,6 +45,13 @@ impl Chain {
     #[inline]
     pub fn writable(&self) -> &[Segment] {
         &self.segments[self.readable..self.len]
+    }
+
+    /// What the buffer at this address is there for.
+    #[must_use]
+    pub fn wants(&self, at: DriverAddress) -> Access {
+        let holds = |buffer: &Segment| at.0.wrapping_sub(buffer.addr.0) < u64::from(buffer.len);
+        if self.writable().iter().any(holds) { Access::ReadWrite } else { Access::Read }
     }
 
     /// Bytes the device may read.

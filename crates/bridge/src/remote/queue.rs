@@ -274,7 +274,7 @@ impl RemoteQueue {
                     Some(at) => {
                         self.driver.untake(id);
                         self.ends.counters.misses.add(1);
-                        self.memory.space().report_miss(at);
+                        self.memory.space().report_miss(at, self.chain.wants(at));
                         self.blocked = Some(Blocked::Translation);
                         break;
                     }

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use mem::{DriverAddress, MapReader, MemoryError, MemoryMap, Resolver};
+use mem::{Access, DriverAddress, MapReader, MemoryError, MemoryMap, Resolver};
 use virtio::{InFlightArea, Notifier, QueueSetup};
 use virtqueue::{
     Burst, Chain, ChainId, DeviceQueue, QueueError, QueuePosition, QueueSpec, Segment,
@@ -90,7 +90,7 @@ impl QueueAccess {
             }),
         };
         match result {
-            Err(QueueError::Miss(at)) => self.miss(at),
+            Err(QueueError::Miss(at)) => self.miss(at, Access::Read),
             result => {
                 self.bound = result.is_ok();
                 return result;
@@ -99,9 +99,9 @@ impl QueueAccess {
         Ok(())
     }
 
-    fn miss(&mut self, at: DriverAddress) {
+    fn miss(&mut self, at: DriverAddress, wanted: Access) {
         self.waiting = true;
-        self.memory.space().report_miss(at);
+        self.memory.space().report_miss(at, wanted);
     }
 
     /// Takes the next chain, if there is one; [`QueueAccess::buffers`] are its buffers.
@@ -110,20 +110,22 @@ impl QueueAccess {
             return Ok(None);
         };
         let resolver = self.memory.resolver();
-        let error = match queue.take(resolver, &mut self.chain) {
+        let (error, is_taken) = match queue.take(resolver, &mut self.chain) {
             Ok(None) => return Ok(None),
             Ok(Some(id)) => match check(resolver, &self.chain) {
                 Ok(()) => return Ok(Some(id)),
                 Err(error) => {
                     queue.untake(id);
-                    error.into()
+                    (error.into(), true)
                 }
             },
-            Err(error) => error,
+            Err(error) => (error, false),
         };
         match error {
             QueueError::Miss(at) => {
-                self.miss(at);
+                // What is not a buffer is a table of descriptors, which is read.
+                let wanted = if is_taken { self.chain.wants(at) } else { Access::Read };
+                self.miss(at, wanted);
                 Ok(None)
             }
             error => Err(error),

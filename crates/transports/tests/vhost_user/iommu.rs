@@ -1,6 +1,6 @@
 //! A driver behind an IOMMU: its rings and buffers are reached through translations.
 
-use mem::{DriverAddress, Mapping, MemoryError};
+use mem::{Access, DriverAddress, Mapping, MemoryError};
 use sys::Connection;
 use virtio::Features;
 use wire::vhost_user::features as protocol;
@@ -23,14 +23,17 @@ fn iotlb(kind: IotlbKind, page: u64, permissions: u8) -> Iotlb {
     Iotlb { iova, size: PAGE, user_address, permissions, kind }
 }
 
-fn next_miss(second: &Connection) -> u64 {
+fn next_miss(second: &Connection, wanted: u8) -> u64 {
     let mut bytes = [0; HEADER_LEN];
     assert!(read_exactly(second, &mut bytes));
     let header = Header::decode(&bytes).unwrap();
     let mut payload = vec![0; header.size as usize];
     assert!(read_exactly(second, &mut payload));
     match BackendRequest::decode(&header, &payload, 0).unwrap() {
-        BackendRequest::IotlbMsg(miss) if miss.kind == IotlbKind::Miss => miss.iova,
+        BackendRequest::IotlbMsg(miss) if miss.kind == IotlbKind::Miss => {
+            assert_eq!(miss.permissions, wanted);
+            miss.iova
+        }
         other => panic!("{other:?} where a miss belongs"),
     }
 }
@@ -61,7 +64,7 @@ fn a_queue_starts_when_its_pages_are_translated() {
     assert_eq!(peer.ask(&enable), Answer::Value(0), "it waits");
     for page in 0..3 {
         assert!(served.seen.lock().unwrap().running.is_empty());
-        assert_eq!(next_miss(&second), IOVA + page * PAGE);
+        assert_eq!(next_miss(&second, Iotlb::READ), IOVA + page * PAGE);
         let update = iotlb(IotlbKind::Update, page, Iotlb::READ | Iotlb::WRITE);
         assert_eq!(peer.ask(&Request::IotlbMsg(update)), Answer::Value(0));
     }
@@ -70,8 +73,11 @@ fn a_queue_starts_when_its_pages_are_translated() {
     // Buffers are asked for, found, and forgotten again.
     let buffer = DriverAddress(IOVA + 9 * PAGE + 5);
     assert!(matches!(space.current().region(buffer), Err(MemoryError::Miss(_))));
-    space.report_miss(buffer);
-    assert_eq!(next_miss(&second), IOVA + 9 * PAGE);
+    space.report_miss(buffer, Access::ReadWrite);
+    assert_eq!(next_miss(&second, Iotlb::WRITE), IOVA + 9 * PAGE);
+    // The same for reading is another question.
+    space.report_miss(buffer, Access::Read);
+    assert_eq!(next_miss(&second, Iotlb::READ), IOVA + 9 * PAGE);
     let update = iotlb(IotlbKind::Update, 9, Iotlb::READ);
     assert_eq!(peer.ask(&Request::IotlbMsg(update)), Answer::Value(0));
     assert!(space.current().write(buffer, &[1]).is_err(), "read-only");
@@ -79,6 +85,9 @@ fn a_queue_starts_when_its_pages_are_translated() {
     let invalidate = iotlb(IotlbKind::Invalidate, 9, 0);
     assert_eq!(peer.ask(&Request::IotlbMsg(invalidate)), Answer::Value(0));
     assert!(matches!(space.current().region(buffer), Err(MemoryError::Miss(_))));
+    // Drivers use an address again at once, and it was asked for a moment ago.
+    space.report_miss(buffer, Access::Read);
+    assert_eq!(next_miss(&second, Iotlb::READ), IOVA + 9 * PAGE);
 }
 
 #[test]

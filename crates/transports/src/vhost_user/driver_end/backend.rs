@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mem::DriverAddress;
+use mem::{Access, DriverAddress};
 use sys::Connection;
 use wire::vhost_user::{BackendRequest, Iotlb, IotlbKind, VringState};
 
@@ -29,7 +29,7 @@ pub(super) struct Backend(Arc<Mutex<Inner>>);
 #[derive(Debug)]
 struct Inner {
     socket: Connection,
-    asked: VecDeque<(u64, Instant)>,
+    asked: VecDeque<((u64, Access), Instant)>,
 }
 
 impl Backend {
@@ -48,8 +48,9 @@ impl Backend {
         self.send(&BackendRequest::VringCall(VringState { index: index.into(), num: 0 }));
     }
 
-    /// Asks for the translation of the page that holds `at`.
-    pub(super) fn miss(&self, at: DriverAddress) {
+    /// Asks for the translation of the page that holds `at`, for this and no more: QEMU takes a
+    /// write to a page that is mapped for reading for a fault of the device, and does not answer.
+    pub(super) fn miss(&self, at: DriverAddress, wanted: Access) {
         let page = at.0 / PAGE * PAGE;
         let now = Instant::now();
         {
@@ -57,19 +58,33 @@ impl Backend {
             while inner.asked.front().is_some_and(|(_, when)| now - *when > ASK_AGAIN) {
                 inner.asked.pop_front();
             }
-            let known = inner.asked.iter().any(|(asked, _)| *asked == page);
+            let known = inner.asked.iter().any(|(asked, _)| *asked == (page, wanted));
             if known || inner.asked.len() >= RECENT {
                 return;
             }
-            inner.asked.push_back((page, now));
+            inner.asked.push_back(((page, wanted), now));
         }
+        let permissions = match wanted {
+            Access::Read => Iotlb::READ,
+            Access::ReadWrite | Access::Ours => Iotlb::WRITE,
+        };
         self.send(&BackendRequest::IotlbMsg(Iotlb {
             iova: page,
             size: 0,
             user_address: 0,
-            permissions: Iotlb::READ | Iotlb::WRITE,
+            permissions,
             kind: IotlbKind::Miss,
         }));
+    }
+
+    /// A translation came or went: the next miss there is news, however soon. Drivers use an
+    /// address again at once.
+    pub(super) fn answered(&self, message: &Iotlb) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_there = |page: u64| page.wrapping_sub(message.iova) < message.size;
+        inner
+            .asked
+            .retain(|((page, _), _)| !is_there(*page) && *page / PAGE != message.iova / PAGE);
     }
 
     fn send(&self, request: &BackendRequest<'_>) {

@@ -188,6 +188,9 @@ impl Session {
             Ok(removed) => removed,
             Err(error) => return Outcome::Refused(error.to_string()),
         };
+        if let Some(backend) = &self.backend {
+            backend.answered(message);
+        }
         let told = if self.prepared { device.memory_changed() } else { Ok(()) };
         if removed {
             self.memory.settle();
@@ -227,7 +230,7 @@ impl Session {
         match Backend::new(fd) {
             Ok(backend) => {
                 let asker = backend.clone();
-                self.memory.space().set_miss_handler(move |at| asker.miss(at));
+                self.memory.space().set_miss_handler(move |at, wanted| asker.miss(at, wanted));
                 self.backend = Some(backend);
                 Outcome::Done
             }

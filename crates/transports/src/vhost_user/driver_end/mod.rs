@@ -184,7 +184,7 @@ impl Server {
         let Some(mut session) = self.session.take() else { return };
         tracing::info!("the driver's side at {} is gone: {reason}", self.place);
         self.epoll.remove(&session);
-        session.memory.space().set_miss_handler(|_| {});
+        session.memory.space().set_miss_handler(|_, _| {});
         if let session::Outcome::Refused(why) = session.reset(&mut *self.device) {
             tracing::warn!("resetting the device: {why}");
         }

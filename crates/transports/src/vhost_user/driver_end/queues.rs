@@ -219,7 +219,7 @@ impl Session {
         let spec = ring.spec(features, addresses, &map);
         spec.check().map_err(DeviceError::from)?;
         if let Some(page) = rings::missing_page(&spec, &map).filter(|_| map.is_translated()) {
-            self.memory.space().report_miss(page);
+            self.memory.space().report_miss(page, mem::Access::Read);
             return Err(StartError::Later);
         }
         self.prepare(device)?;
