@@ -251,6 +251,54 @@ fn the_control_queue_does_what_it_can_and_refuses_the_rest() {
     assert_eq!(card.take(), turned(frame(1, 60)), "the data queues go on");
 }
 
+#[test]
+fn frames_that_the_driver_does_not_want_stay_away() {
+    let own = [0x52, 0x54, 0, 0, 0, 1];
+    let mut card = Card::open(&[("mac", "52:54:00:00:00:01")], SPLIT, 4, 2048);
+    let mut control = card.rig.queue(2, 16);
+    card.mark = card.rig.mark();
+    let to_own = |number| {
+        let mut frame = frame(number, 60);
+        frame[6..12].copy_from_slice(&own);
+        frame
+    };
+    // The echo sends to whoever it was from: another station, which only one who listens to
+    // everything hears.
+    card.send(&frame(1, 60));
+    assert_eq!(card.take(), turned(frame(1, 60)));
+    assert_eq!(card.command(&mut control, &[0, 0, 0]), 0);
+    card.send(&frame(2, 60));
+    card.send(&to_own(3));
+    assert_eq!(card.take(), turned(to_own(3)), "the other one does not come");
+    let station = [&[1, 0, 1, 0, 0, 0][..], &frame(0, 14)[6..12], &[0; 4]].concat();
+    assert_eq!(card.command(&mut control, &station), 0);
+    card.send(&frame(4, 60));
+    assert_eq!(card.take(), turned(frame(4, 60)), "a station that was named");
+    card.rig.device.reset().unwrap();
+}
+
+#[test]
+fn a_station_is_announced_on_the_wire() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.sock");
+    let mut card = Card::open(&[("stream", path.to_str().unwrap())], SPLIT, 8, 2048);
+    let mut peer = UnixStream::connect(&path).unwrap();
+    assert_eq!(card.rig.event(), DeviceEvent::ConfigChanged);
+    let mac = [0x52, 0x54, 0, 9, 8, 7];
+    let network = card.rig.device.network().unwrap();
+    assert!(network.can_announce() && network.can_set_mtu());
+    network.set_mtu(1400).unwrap();
+    network.announce(mac).unwrap();
+    peer.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut bytes = [0; 4 + 60];
+    peer.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes[..4], [0, 0, 0, 60]);
+    // RFC 903: to everybody, reverse request, about itself.
+    assert_eq!((&bytes[4..10], &bytes[10..16]), (&[0xff; 6][..], &mac[..]));
+    assert_eq!(bytes[16..26], [0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3]);
+    assert_eq!((&bytes[26..32], &bytes[36..42]), (&mac[..], &mac[..]));
+}
+
 /// Speaks QEMU's framing.
 fn exchange(card: &mut Card, peer: &mut UnixStream) {
     peer.set_read_timeout(Some(LIMIT)).unwrap();
