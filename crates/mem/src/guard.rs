@@ -3,14 +3,18 @@
 //! A peer that hands us a file descriptor may truncate the file later; touching the lost pages
 //! raises SIGBUS. The handler installed here looks the fault address up in a table of our mappings,
 //! puts zero pages over the whole mapping, and sets its flag; the access then completes and the
-//! owner finds [`Mapping::is_poisoned`] set. A fault anywhere else gets the default action, as
-//! without us.
+//! owner finds [`Mapping::is_poisoned`] set, and is told that there is something to look at by
+//! [`event`]. A fault anywhere else gets the default action, as without us.
 //!
 //! [`Mapping::is_poisoned`]: crate::Mapping::is_poisoned
 
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
-use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Once, OnceLock};
+
+use rustix::event::{EventfdFlags, eventfd};
 
 /// How many mappings of files can exist at once. 32 bytes each; a bridge needs about 10.
 pub const MAX_GUARDED: usize = 16384;
@@ -31,6 +35,9 @@ static USED: AtomicUsize = AtomicUsize::new(0);
 static HITS: AtomicU64 = AtomicU64::new(0);
 static INSTALL: Once = Once::new();
 
+/// The descriptor of [`event`] for the handler, which must not take a lock; -1 before there is one.
+static EVENT: AtomicI32 = AtomicI32::new(-1);
+
 const FREE: usize = 0;
 const BUSY: usize = 1;
 
@@ -43,6 +50,24 @@ pub(crate) fn hits() -> u64 {
     // came after its count.
     fence(Ordering::Acquire);
     HITS.load(Ordering::Relaxed)
+}
+
+/// An eventfd that is signalled whenever a mapping of this process is found to have lost its file,
+/// so that nobody has to look again and again. Nobody reads it: wait for it edge-triggered, after
+/// which [`Mapping::is_poisoned`](crate::Mapping::is_poisoned) tells whether one's own is meant.
+///
+/// # Errors
+/// The system is out of file descriptors.
+pub fn event() -> io::Result<BorrowedFd<'static>> {
+    static OWNER: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(event) = OWNER.get() {
+        return Ok(event.as_fd());
+    }
+    let fresh = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let event = OWNER.get_or_init(|| fresh);
+    // Release: pairs with the handler's Acquire; the descriptor is never closed.
+    EVENT.store(event.as_raw_fd(), Ordering::Release);
+    Ok(event.as_fd())
 }
 
 /// A mapping's place in the handler's table.
@@ -87,7 +112,7 @@ fn install() {
     action.sa_sigaction = on_sigbus as *const () as usize;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
     // SAFETY: `action` is fully initialised and the handler has the SA_SIGINFO signature; it only
-    // uses async-signal-safe calls (mmap, sigaction).
+    // uses async-signal-safe calls (mmap, write, sigaction).
     let result = unsafe { libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()) };
     assert!(result == 0, "sigaction(SIGBUS) with a valid handler can't fail");
 }
@@ -116,11 +141,22 @@ extern "C" fn on_sigbus(_signal: i32, info: *mut libc::siginfo_t, _context: *mut
                 )
             };
             if covered != libc::MAP_FAILED {
-                return;
+                return tell();
             }
         }
     }
     // Not ours: back to the default action; returning repeats the fault and ends the process as
     // usual. SAFETY: SIG_DFL is a valid disposition for SIGBUS.
     unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+}
+
+/// Signals [`event`], if anybody has asked for it.
+fn tell() {
+    let fd = EVENT.load(Ordering::Acquire);
+    if fd >= 0 {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: the descriptor is never closed, the bytes are 8 as an eventfd wants; the worst
+        // that can happen is that the counter is full, and then the event is signalled already.
+        unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
+    }
 }

@@ -82,9 +82,16 @@ fn a_file_that_shrinks_poisons_the_mapping_and_not_the_process() {
     let table = map.table::<AtomicU16>(DriverAddress(POISON + 4096), 8).unwrap();
     table[0].store(7, std::sync::atomic::Ordering::Relaxed);
     assert!(!map.is_poisoned());
+    let event = mem::guard::event().unwrap();
+    let signals = || {
+        let mut count = [0; 8];
+        rustix::io::read(event, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
+    };
+    signals();
     file.set_len(0).unwrap();
     assert_eq!(table[0].load(std::sync::atomic::Ordering::Relaxed), 0);
     assert!(map.is_poisoned());
+    assert!(signals() > 0, "whoever waits is told");
 }
 
 #[test]

@@ -33,12 +33,11 @@ const STOP: u64 = 0;
 const DEVICE: u64 = 1;
 const LISTENER: u64 = 2;
 const SESSION: u64 = 3;
+const POISON: u64 = 4;
 
 /// First and longest wait between two tries to connect.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(1);
-/// How often the memory is looked at for files that were cut: the data path only sees zeros then.
-const POISON_CHECK: Duration = Duration::from_millis(500);
 
 /// Makes the driver end from its settings.
 ///
@@ -75,6 +74,9 @@ impl DriverEnd for VhostUserDriverEnd {
         let system = |what: &str| EndError::system(format!("{what} at {place}"));
         let epoll = Epoll::new().map_err(system("serving"))?;
         epoll.add(&stop, STOP, Interest::Read).map_err(system("serving"))?;
+        // A file that was cut: the data path only sees zeros then.
+        let poison = mem::guard::event().map_err(system("serving"))?;
+        epoll.add(poison, POISON, Interest::ReadEdge).map_err(system("serving"))?;
         if let Some(control) = device.control_fd() {
             epoll.add(control, DEVICE, Interest::Read).map_err(system("watching the device"))?;
         }
@@ -117,9 +119,7 @@ impl Server {
     fn patience(&self) -> Option<Duration> {
         match (&self.session, &self.place) {
             (Some(session), _) => {
-                let left =
-                    session.deadline().map(|at| at.saturating_duration_since(Instant::now()));
-                Some(left.unwrap_or(POISON_CHECK).min(POISON_CHECK))
+                session.deadline().map(|at| at.saturating_duration_since(Instant::now()))
             }
             (None, Place::Connect(_)) => Some(self.retry),
             (None, _) => None,
