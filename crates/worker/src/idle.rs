@@ -10,18 +10,21 @@ const MIN_SPIN: Duration = Duration::from_micros(2);
 /// How long to poll before sleeping, learnt from what the waiting was good for.
 ///
 /// Starts at 0. A wake-up that comes within [`MAX_SPIN`] of falling asleep shows that polling a
-/// little longer would have saved it: the window doubles. A window that passes empty halves.
+/// little longer would have saved it: the window doubles. A window that passed empty before a
+/// longer sleep was for nothing: it halves.
 #[derive(Clone, Copy, Debug)]
 pub struct SpinWindow {
     window: Duration,
     max: Duration,
+    /// The window has passed without work since the last wake-up.
+    wasted: bool,
 }
 
 impl SpinWindow {
     /// A window that never grows beyond `max`; 0 to sleep at once, always.
     #[must_use]
     pub fn new(max: Duration) -> Self {
-        Self { window: Duration::ZERO, max: max.min(MAX_SPIN) }
+        Self { window: Duration::ZERO, max: max.min(MAX_SPIN), wasted: false }
     }
 
     /// The current length.
@@ -30,19 +33,23 @@ impl SpinWindow {
         self.window
     }
 
-    /// The task was woken `asleep` after it went to sleep.
+    /// The task was woken `asleep` after it went to sleep. Only now is it known what an empty
+    /// window was: too short, or for nothing.
     pub fn woken_after(&mut self, asleep: Duration) {
+        let wasted = std::mem::take(&mut self.wasted);
         if asleep < self.max {
             self.window = (self.window * 2).max(MIN_SPIN).min(self.max);
+        } else if wasted {
+            self.window /= 2;
+            if self.window < MIN_SPIN {
+                self.window = Duration::ZERO;
+            }
         }
     }
 
     /// The window passed without work.
     pub fn passed_empty(&mut self) {
-        self.window /= 2;
-        if self.window < MIN_SPIN {
-            self.window = Duration::ZERO;
-        }
+        self.wasted = true;
     }
 }
 
@@ -70,8 +77,21 @@ mod tests {
         assert_eq!(window.length(), MAX_SPIN, "a long sleep says nothing about a short spin");
         for _ in 0..10 {
             window.passed_empty();
+            window.woken_after(Duration::from_secs(1));
         }
         assert_eq!(window.length(), Duration::ZERO);
+    }
+
+    #[test]
+    fn work_that_comes_a_little_too_late_makes_the_window_long_enough() {
+        let (mut window, every) = (SpinWindow::new(MAX_SPIN), Duration::from_micros(20));
+        for _ in 0..10 {
+            if window.length() < every {
+                window.passed_empty();
+                window.woken_after(every - window.length());
+            }
+        }
+        assert!(window.length() >= every, "{:?}", window.length());
     }
 
     #[test]

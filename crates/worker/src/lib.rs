@@ -17,7 +17,7 @@ mod run;
 
 pub use handle::TaskHandle;
 pub use idle::{MAX_SPIN, SpinWindow};
-pub use pool::{PollCycles, PoolOptions, Workers};
+pub use pool::{PollCycles, PoolOptions, Workers, usual_spin};
 
 use std::any::Any;
 use std::os::fd::BorrowedFd;

@@ -55,10 +55,16 @@ impl PoolOptions {
     /// `threads` workers that poll before they sleep only if the machine has processors to spare.
     #[must_use]
     pub fn with_threads(threads: usize) -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let max_spin = if cpus <= threads + 1 { Duration::ZERO } else { MAX_SPIN };
-        Self { threads: threads.max(1), max_spin, cycles: None }
+        Self { threads: threads.max(1), max_spin: usual_spin(threads), cycles: None }
     }
+}
+
+/// Longest polling before sleep that does no harm beside `threads` threads that do the same: none
+/// if polling takes the processor from those one waits for.
+#[must_use]
+pub fn usual_spin(threads: usize) -> Duration {
+    let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    if cpus <= threads + 1 { Duration::ZERO } else { MAX_SPIN }
 }
 
 /// A set of worker threads that tasks are spread over.
