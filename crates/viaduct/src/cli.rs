@@ -83,6 +83,8 @@ Settings of the bridge:
   pool=SIZE        bounce memory of a queue in copy and remote mode
   bytes-per-second=SIZE, requests-per-second=N   limits of each queue
   workers=N        threads that move requests
+  spin=US          microseconds, 50 at most, that a thread polls before it sleeps while that saves
+                   wake-ups (50 with processors to spare, else 0)
   queue-size=N     largest queue offered to the driver
   type=TYPE        what the device is, as net, for a daemon that does not say
   stats=SECONDS    print each queue's counters that often
@@ -115,6 +117,10 @@ pub struct Device {
     /// The image, for blk (the same as path=)
     #[arg(long, value_name = "FILE")]
     pub blk_file: Option<PathBuf>,
+    /// Microseconds of polling before sleep, while that saves wake-ups (50 with processors to
+    /// spare, else 0)
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(..=50))]
+    pub spin: Option<u64>,
     /// Refuse writes, for blk (the same as readonly=on)
     #[arg(long)]
     pub read_only: bool,
@@ -142,6 +148,7 @@ pub struct Run {
 const RUN_HELP: &str = "\
 The file:
   workers = 1
+  spin = 0
 
   [bridge.disk]
   driver = \"vfio-user:/run/disk.sock\"

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use sys::{Connection, Epoll, EventFd, Interest, Listener, Ready};
 
+use worker::SpinWindow;
+
 use super::limits::DRAIN_LIMIT;
 use super::session::{Session, Turn};
 use crate::{CompletionQueue, Function, HostPort, InterruptKind, Interrupts, LayoutError};
@@ -66,6 +68,10 @@ pub struct Service {
     interest: Interest,
     /// By which the client unmasks INTx, if it does so by an event.
     unmask: Option<Arc<EventFd>>,
+    /// How long to poll before sleeping.
+    spin: SpinWindow,
+    /// Whether the window may open at all.
+    may_spin: bool,
 }
 
 impl Service {
@@ -85,7 +91,25 @@ impl Service {
             add(fd, key::FUNCTION).map_err(system("wait for the function"))?;
         }
         let plug = Plug { function, host, completions };
-        Ok(Self { plug, source, epoll, session: None, interest: Interest::Read, unmask: None })
+        Ok(Self {
+            plug,
+            source,
+            epoll,
+            session: None,
+            interest: Interest::Read,
+            unmask: None,
+            spin: SpinWindow::new(Duration::ZERO),
+            may_spin: false,
+        })
+    }
+
+    /// Lets the service poll for up to `longest` before it sleeps, while that saves wake-ups: each
+    /// costs the driver, whose processor waits for the answer, more than the access itself.
+    #[must_use]
+    pub fn spinning(mut self, longest: Duration) -> Self {
+        self.spin = SpinWindow::new(longest);
+        self.may_spin = !longest.is_zero();
+        self
     }
 
     /// Serves until `stop` is readable, or the only connection ends. Then answers what has been
@@ -174,7 +198,7 @@ impl Service {
         loop {
             let Some(session) = &mut self.session else { return Ok(false) };
             let limit = session.next_deadline().map(|at| at.duration_since(Instant::now()));
-            self.epoll.wait(&mut ready, limit).map_err(system("wait for events"))?;
+            self.wait(&mut ready, limit).map_err(system("wait for events"))?;
             for event in &ready {
                 if event.key == key::STOP {
                     return Ok(true);
@@ -183,6 +207,29 @@ impl Service {
             }
             self.settle();
         }
+    }
+
+    /// Waits for events, at first by polling if that was good for something lately.
+    fn wait(&mut self, ready: &mut Vec<Ready>, limit: Option<Duration>) -> io::Result<()> {
+        if !self.may_spin {
+            return self.epoll.wait(ready, limit);
+        }
+        let start = Instant::now();
+        let window = limit.map_or(self.spin.length(), |limit| limit.min(self.spin.length()));
+        if !window.is_zero() {
+            while start.elapsed() < window {
+                self.epoll.wait(ready, Some(Duration::ZERO))?;
+                if !ready.is_empty() {
+                    return Ok(());
+                }
+            }
+            self.spin.passed_empty();
+        }
+        self.epoll.wait(ready, limit)?;
+        if !ready.is_empty() {
+            self.spin.woken_after(start.elapsed());
+        }
+        Ok(())
     }
 
     fn handle(&mut self, event: &Ready) {

@@ -7,7 +7,7 @@ use sys::{Connection, Received};
 use wire::Framer;
 use wire::vfio_user::{
     Capabilities, DeviceInfo, Header, MAX_FDS, MAX_PAYLOAD, Reply, Request, Version, VfioUser,
-    device_flags, irq_index, region_index,
+    command, device_flags, irq_index, region_index,
 };
 
 use super::dma::DmaMaps;
@@ -144,6 +144,10 @@ impl Session {
                 let fds = std::mem::take(&mut self.fds);
                 if self.peer.handle(plug, &header, payload, fds) == Turn::Over {
                     return Turn::Over;
+                }
+                // Whoever reads a register waits for it; all else is answered with the turn.
+                if header.command == command::REGION_READ {
+                    self.peer.outbox.flush();
                 }
                 self.framer.next_message();
             }
@@ -376,6 +380,6 @@ impl Peer {
 
 fn answer(outbox: &Outbox, read: &WaitingRead, data: &[u8]) {
     let reply = Reply::RegionRead { offset: read.offset, region: read.region, data };
-    let command = wire::vfio_user::command::REGION_READ;
+    let command = command::REGION_READ;
     outbox.queue(|out| reply.encode(read.message_id, command, out), Vec::new());
 }

@@ -18,6 +18,9 @@ use crate::supervisor::{self, Bridge};
 /// Most worker threads one may ask for.
 const MAX_WORKERS: u64 = 64;
 
+/// Most microseconds of polling one may ask for.
+pub const MAX_SPIN_US: u64 = worker::MAX_SPIN.as_micros() as u64;
+
 /// A bridge that is ready to run.
 pub struct Opened {
     /// To run it.
@@ -35,6 +38,7 @@ struct Settings {
     device_type: Option<String>,
     stats: Option<Duration>,
     workers: usize,
+    spin: Option<Duration>,
 }
 
 /// Runs one bridge until stopped.
@@ -57,7 +61,7 @@ pub fn open(
     values: BTreeMap<String, Value>,
 ) -> Result<Opened> {
     let settings = read_settings(values).context("in the bridge's settings")?;
-    start_workers(settings.workers)?;
+    start_workers(settings.workers, settings.spin)?;
     let mut device = device.clone();
     if let Some(kind) = &settings.device_type {
         device.values.entry("type".into()).or_insert_with(|| address::value(kind));
@@ -72,9 +76,12 @@ pub fn open(
     Ok(Opened { bridge, monitor, stats: settings.stats })
 }
 
-/// Starts the process's worker threads; the first caller decides how many.
-pub fn start_workers(count: usize) -> Result<()> {
-    Workers::configure(&PoolOptions::with_threads(count)).context("can't start worker threads")?;
+/// Starts the process's worker threads; the first caller decides how many, and how long they poll
+/// at most before they sleep.
+pub fn start_workers(count: usize, spin: Option<Duration>) -> Result<()> {
+    let usual = PoolOptions::with_threads(count);
+    let options = PoolOptions { max_spin: spin.unwrap_or(usual.max_spin), ..usual };
+    Workers::configure(&options).context("can't start worker threads")?;
     Ok(())
 }
 
@@ -112,6 +119,7 @@ fn read_settings(values: BTreeMap<String, Value>) -> Result<Settings> {
         device_type: given.text("type"),
         stats: given.number("stats", 1..=86_400)?.map(Duration::from_secs),
         workers: given.number("workers", 1..=MAX_WORKERS)?.unwrap_or(1) as usize,
+        spin: given.number("spin", 0..=MAX_SPIN_US)?.map(Duration::from_micros),
     };
     given.finish()?;
     Ok(settings)
@@ -129,7 +137,8 @@ mod tests {
     #[test]
     fn settings_are_read_and_mistakes_named() {
         let settings =
-            read(&["mode=copy", "pool=16M", "ring=packed", "type=net", "workers=2"]).unwrap();
+            read(&["mode=copy", "pool=16M", "ring=packed", "type=net", "workers=2", "spin=9"]);
+        let settings = settings.unwrap();
         assert_eq!(settings.options.mode, Mode::Copy);
         assert_eq!(settings.options.pool_bytes, 16 << 20);
         assert_eq!(settings.options.device_format, Some(RingFormat::Packed));
@@ -138,7 +147,7 @@ mod tests {
         assert_eq!((hidden.hide, hidden.require), (Features::RING_PACKED, Features::NONE));
         let required = read(&["driver-ring=packed"]).unwrap().options;
         assert_eq!((required.hide, required.require), (Features::NONE, Features::RING_PACKED));
-        assert_eq!(settings.workers, 2);
+        assert_eq!((settings.workers, settings.spin), (2, Some(Duration::from_micros(9))));
         let wrong = |words: &[&str]| read(words).err().map(|error| format!("{error:#}")).unwrap();
         assert!(wrong(&["mode=fast"]).contains("auto, pass, translate, copy, remote"));
         assert!(wrong(&["pol=1M"]).contains("unknown setting pol="));

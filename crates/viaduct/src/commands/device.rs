@@ -2,6 +2,7 @@
 //! conventions for back-end programs ask for.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use virtio::DeviceType;
@@ -38,7 +39,7 @@ pub fn run(options: &cli::Device) -> Result<()> {
         (None, Some(fd)) => endpoint("fd", &fd.to_string()),
         _ => bail!(Usage("give --socket-path=PATH or --fd=FDNUM".into())),
     };
-    bridge::start_workers(1)?;
+    bridge::start_workers(1, options.spin.map(Duration::from_micros))?;
     let device = ends::open_device(&device)?;
     let driver = ends::open_driver(&driver)?;
     println!("{}", driver.attach_hint(device.as_ref()));

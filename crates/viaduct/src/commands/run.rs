@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -17,6 +18,9 @@ use crate::supervisor;
 struct File {
     #[serde(default)]
     workers: Option<usize>,
+    /// Microseconds.
+    #[serde(default)]
+    spin: Option<u64>,
     #[serde(default)]
     bridge: BTreeMap<String, Entry>,
 }
@@ -38,7 +42,8 @@ pub fn run(options: &Run) -> Result<()> {
     if file.bridge.is_empty() {
         bail!(Usage(format!("{path} has no [bridge.NAME] table: see 'viaduct run --help'")));
     }
-    bridge::start_workers(file.workers.unwrap_or(1))?;
+    let spin = file.spin.map(|us| Duration::from_micros(us.min(bridge::MAX_SPIN_US)));
+    bridge::start_workers(file.workers.unwrap_or(1), spin)?;
     let mut bridges = Vec::new();
     let mut reports = Reports::default();
     for (name, entry) in &file.bridge {
