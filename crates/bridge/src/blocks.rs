@@ -35,8 +35,12 @@ pub struct PoolPlace {
 pub(crate) struct Blocks {
     place: PoolPlace,
     pool: Pool,
-    cells: Box<[Cell]>,
+    /// Grows to `capacity` as more are in use at once, so that an idle queue holds no pages for
+    /// them; there is room from the start.
+    cells: Vec<Cell>,
+    capacity: usize,
     free_cell: u32,
+    /// Cells that are free, those that have not been made yet among them.
     free_cells: usize,
     /// The device's view of the chain reserved or shown last.
     shown: Box<[Segment]>,
@@ -60,19 +64,14 @@ pub(crate) struct Cell {
 impl Blocks {
     /// No chains yet, for a queue of `size` descriptors towards the device.
     pub(crate) fn new(place: PoolPlace, size: u16) -> Self {
-        let count = usize::from(size) * CELLS_PER_DESCRIPTOR;
-        let cell = |index: usize| Cell {
-            segment: Segment::default(),
-            unit: 0,
-            next: if index + 1 == count { NONE } else { index as u32 + 1 },
-            writable: false,
-        };
+        let capacity = usize::from(size) * CELLS_PER_DESCRIPTOR;
         Self {
             pool: Pool::new(place.bytes),
             place,
-            cells: (0..count).map(cell).collect(),
-            free_cell: 0,
-            free_cells: count,
+            cells: Vec::with_capacity(capacity),
+            capacity,
+            free_cell: NONE,
+            free_cells: capacity,
             shown: vec![Segment::default(); usize::from(size)].into_boxed_slice(),
             readable: 0,
             len: 0,
@@ -81,7 +80,7 @@ impl Blocks {
 
     /// Most buffers in use at once.
     pub(crate) fn capacity(&self) -> usize {
-        self.cells.len()
+        self.capacity
     }
 
     /// A chain's first cell, or the next one; `None` at its end.
@@ -150,6 +149,7 @@ impl Blocks {
         if count > self.free_cells {
             return Ok(None);
         }
+        self.make_cells(count);
         let first = self.free_cell;
         let (mut cell, mut done) = (first, 0);
         for (index, segment) in chain.readable().iter().chain(chain.writable()).enumerate() {
@@ -169,6 +169,18 @@ impl Blocks {
         self.readable = chain.readable().len();
         self.len = count;
         Ok(Some(first))
+    }
+
+    /// Sees to it that the list of free cells has `count`, of which there are that many.
+    #[inline]
+    fn make_cells(&mut self, count: usize) {
+        let mut listed = self.free_cells - (self.capacity - self.cells.len());
+        while listed < count {
+            let next = std::mem::replace(&mut self.free_cell, self.cells.len() as u32);
+            let segment = Segment::default();
+            self.cells.push(Cell { segment, unit: 0, next, writable: false });
+            listed += 1;
+        }
     }
 
     /// Cuts the first `count` free cells off: the last of them ends the list that begins with

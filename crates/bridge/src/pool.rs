@@ -31,6 +31,10 @@ pub(crate) struct Pool {
     /// Where a block starts: its order plus one, and [`FREE`]. Elsewhere 0.
     tags: Box<[u8]>,
     top: usize,
+    /// From this unit on nothing has ever been in use, or all of it has come back. It is free, but
+    /// in no list: as many blocks, each as large as its start allows, as if everything had been
+    /// split down to here. Their links would lie on pages far apart.
+    frontier: u32,
     free_units: u32,
     /// Whether blocks were freed since they were last joined.
     may_join: bool,
@@ -44,16 +48,15 @@ impl Pool {
         let top = units.ilog2() as usize;
         assert!(top < ORDERS, "a pool of 1 GiB at most");
         // Zeroed memory costs nothing until it is used.
-        let mut pool = Self {
+        Self {
             heads: [NONE; ORDERS],
             next: vec![0; units].into_boxed_slice(),
             tags: vec![0; units].into_boxed_slice(),
             top,
+            frontier: 0,
             free_units: units as u32,
             may_join: false,
-        };
-        pool.push(top, 0);
-        pool
+        }
     }
 
     /// Bytes of the pool.
@@ -107,21 +110,79 @@ impl Pool {
     /// Makes a free block of `order` from a larger one; returns whether there is one.
     #[cold]
     fn split_down_to(&mut self, order: usize) -> bool {
-        let larger = |pool: &Self| (order..=pool.top).find(|&order| pool.heads[order] != NONE);
-        let found = larger(self).or_else(|| {
+        let listed = |pool: &Self| (order..=pool.top).find(|&order| pool.heads[order] != NONE);
+        if listed(self).is_none() && self.unlisted(order).is_none() {
             if !std::mem::take(&mut self.may_join) {
-                return None;
+                return false;
             }
             self.join();
-            larger(self)
-        });
-        let Some(from) = found else { return false };
+        }
+        // The smallest that fits, wherever it is.
+        let (listed, unlisted) = (listed(self), self.unlisted(order));
+        let from = match (listed, unlisted) {
+            (Some(listed), Some((_, larger))) if listed > larger => None,
+            (listed, _) => listed,
+        };
+        let Some(from) = from else {
+            let Some((unit, _)) = unlisted else { return false };
+            self.advance(unit);
+            self.push(order, unit);
+            self.frontier = unit + (1 << order);
+            return true;
+        };
         let unit = self.pop(from);
         for half in (order..from).rev() {
             self.push(half, unit + (1 << half));
         }
         self.push(order, unit);
         true
+    }
+
+    /// The smallest block that is free, in no list, and at least of `order`: its start and its
+    /// order.
+    fn unlisted(&self, order: usize) -> Option<(u32, usize)> {
+        let unit = (self.frontier as usize).next_multiple_of(1 << order);
+        let whole = (unit.trailing_zeros() as usize).min(self.top);
+        (unit < self.next.len()).then_some((unit as u32, whole))
+    }
+
+    /// Lists the blocks between the frontier and `to`.
+    fn advance(&mut self, to: u32) {
+        let mut unit = self.frontier;
+        while unit < to {
+            let order = unit.trailing_zeros() as usize;
+            self.push(order, unit);
+            unit += 1 << order;
+        }
+        self.frontier = to;
+    }
+
+    /// Takes the blocks that end at the frontier, when all that can be joined is, out of their
+    /// lists.
+    fn retreat(&mut self) {
+        while self.frontier > 0 {
+            let order = self.frontier.trailing_zeros() as usize;
+            let unit = self.frontier - (1 << order);
+            if self.tags[unit as usize] != FREE | (order as u8 + 1) {
+                return;
+            }
+            self.unlist(order, unit);
+            self.frontier = unit;
+        }
+    }
+
+    /// Takes one block out of its list, wherever it is in it.
+    fn unlist(&mut self, order: usize, unit: u32) {
+        let mut at = self.heads[order];
+        if at == unit {
+            self.pop(order);
+            return;
+        }
+        while self.next[at as usize] != unit {
+            at = self.next[at as usize];
+        }
+        self.next[at as usize] = self.next[unit as usize];
+        self.tags[unit as usize] = 0;
     }
 
     /// Joins free neighbours, smallest first. Bounded by the number of free blocks, which is
@@ -151,6 +212,7 @@ impl Pool {
                 unit = next;
             }
         }
+        self.retreat();
     }
 
     #[inline]
