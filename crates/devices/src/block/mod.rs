@@ -188,12 +188,17 @@ impl Block {
 
     fn uring(&self, depth: u16) -> Result<Option<Uring>, DeviceError> {
         let Store::File(file) = &self.disk.store else { return Ok(None) };
+        // Memory has nothing to wait for: a detour through another thread of the kernel, which is
+        // what io_uring takes there, only costs.
+        if self.io == Io::Sync || self.io == Io::Auto && store::is_in_memory(file) {
+            return Ok(None);
+        }
         match (self.io, Uring::new(Arc::clone(file), depth)) {
-            (Io::Sync, _) | (Io::Auto, Err(_)) => Ok(None),
             (_, Ok(uring)) => Ok(Some(uring)),
             (Io::Uring, Err(source)) => {
                 Err(DeviceError::System { attempt: "setting up io_uring".into(), source })
             }
+            (_, Err(_)) => Ok(None),
         }
     }
 

@@ -21,6 +21,14 @@ pub(super) enum Store {
     Null,
 }
 
+/// Whether a file lies on a file system that has no device below it, only memory.
+pub(super) fn is_in_memory(file: &File) -> bool {
+    /// Numbers of tmpfs and ramfs (linux/magic.h).
+    const IN_MEMORY: [i128; 2] = [0x0102_1994, 0x8584_58f6];
+    // Asking for the type of a file system that can't be told is no reason not to use it.
+    rustix::fs::fstatfs(file).is_ok_and(|found| IN_MEMORY.contains(&i128::from(found.f_type)))
+}
+
 /// Spans given to the kernel in one call; chains of more take several calls.
 const SPANS_PER_CALL: usize = 32;
 
