@@ -23,6 +23,11 @@ impl Lab {
         Ok(Self { cycles_per_ns: cycles_per_ns(), quick, results })
     }
 
+    /// Whether this is a quick look.
+    pub fn is_quick(&self) -> bool {
+        self.quick
+    }
+
     /// How many rounds when `wanted` are wanted: two for a quick look.
     pub fn rounds(&self, wanted: usize) -> usize {
         if self.quick { 2 } else { wanted }

@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod contest;
+mod disk;
 mod groups;
 mod lab;
 mod memory;
 mod placement;
 mod plot;
+mod programs;
 mod raw;
 mod report;
 mod testpmd;
@@ -23,6 +25,9 @@ use clap::Parser;
 use groups::GROUPS;
 use lab::Lab;
 use report::Report;
+
+#[global_allocator]
+static ALLOCATOR: sys::CountingAllocator = sys::CountingAllocator;
 
 /// Measures viaduct against its peers and writes tables and plots.
 #[derive(Parser)]
@@ -48,6 +53,8 @@ fn main() -> Result<()> {
         }
         return Ok(());
     }
+    // Many drivers at once have many descriptors.
+    sys::raise_file_limit();
     let lab = Lab::new(arguments.results, arguments.quick)?;
     let mut failed = Vec::new();
     for group in GROUPS {

@@ -15,6 +15,8 @@ use crate::threads::{Cpu, on_both};
 /// How far apart the two processors were during a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Label {
+    /// Something was counted: the same wherever the processors are.
+    Counted,
     /// One processor was used: nothing to compare.
     OneCore,
     /// A cache line goes there and back in less than [`NEAR_NS`].
@@ -45,6 +47,7 @@ impl Label {
 impl std::fmt::Display for Label {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
+            Self::Counted => "counted",
             Self::OneCore => "one core",
             Self::Near => "near",
             Self::Far => "far",

@@ -1,7 +1,14 @@
 //! The measurements. One file per group; a new group is a file and a line in [`GROUPS`].
 
+mod block;
+mod busy;
+mod growth;
+mod idle;
 mod limits;
 mod net;
+mod pass;
+mod registers;
+mod remote;
 mod ring;
 mod shadow;
 
@@ -41,5 +48,40 @@ pub const GROUPS: &[Group] = &[
         name: "net",
         about: "Joining two drivers on a core of its own, against DPDK's testpmd.",
         run: net::run,
+    },
+    Group {
+        name: "pass",
+        about: "A daemon reached through viaduct in pass mode, against the daemon itself.",
+        run: pass::run,
+    },
+    Group {
+        name: "block",
+        about: "The built-in disk as a daemon, against qemu-storage-daemon.",
+        run: block::run,
+    },
+    Group {
+        name: "registers",
+        about: "Register reads and doorbells over vfio-user, against a bare UNIX socket.",
+        run: registers::run,
+    },
+    Group {
+        name: "remote",
+        about: "Block requests where memory is reached by messages, against one message per field.",
+        run: remote::run,
+    },
+    Group {
+        name: "busy",
+        about: "System calls and allocations of a request while there is always another one.",
+        run: busy::run,
+    },
+    Group {
+        name: "growth",
+        about: "How cost grows with queues, devices and payload.",
+        run: growth::run,
+    },
+    Group {
+        name: "idle",
+        about: "Many devices that nobody uses, against the exports of qemu-storage-daemon.",
+        run: idle::run,
     },
 ];

@@ -51,7 +51,7 @@ pub struct Bell {
 }
 
 /// How a driver reaches a device's control plane.
-pub trait Access {
+pub trait Access: Send {
     /// The type of the device.
     fn device_type(&self) -> DeviceType;
 

@@ -26,4 +26,4 @@ pub use memory::{Buffer, GuestMemory};
 pub use nic::Nic;
 pub use pci::PciDevice;
 pub use queue::{Queue, QueueWish};
-pub use vfio_user::Client;
+pub use vfio_user::{Client, Counts};

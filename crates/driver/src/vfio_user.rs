@@ -1,4 +1,5 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,6 +35,29 @@ pub struct Client {
     answers: Option<Receiver<Message>>,
     next_id: u16,
     buffer: Vec<u8>,
+    counts: Arc<Counts>,
+}
+
+/// What has crossed the socket.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Messages sent to the device, doorbells among them, answers not.
+    pub sent: AtomicU64,
+    /// DMA_READs of the device that were answered.
+    pub dma_reads: AtomicU64,
+    /// DMA_WRITEs of the device that were answered.
+    pub dma_writes: AtomicU64,
+    /// How often there was nothing left to answer before the next DMA message came: round trips, if
+    /// the device sends at once what does not depend on an answer.
+    pub rounds: AtomicU64,
+}
+
+impl Counts {
+    /// All DMA messages of the device.
+    #[must_use]
+    pub fn dma(&self) -> u64 {
+        self.dma_reads.load(Ordering::Relaxed) + self.dma_writes.load(Ordering::Relaxed)
+    }
 }
 
 impl Client {
@@ -54,6 +78,7 @@ impl Client {
             answers: None,
             next_id: 0,
             buffer: Vec::with_capacity(4096),
+            counts: Arc::default(),
         };
         if !shared {
             client.answers = Some(client.serve_memory(memory.map()?)?);
@@ -70,6 +95,12 @@ impl Client {
         let fd = memory.mapping().file().filter(|_| shared).map(|(fd, _)| fd);
         client.ask(&Request::DmaMap(map), fd.as_slice(), |_, _| Ok(()))?;
         Ok(client)
+    }
+
+    /// What has crossed the socket so far.
+    #[must_use]
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
     }
 
     /// Reads `into.len()` bytes at `offset` of a region.
@@ -100,10 +131,12 @@ impl Client {
     #[must_use]
     pub fn poster(&self, region: u32, offset: u64, data: Vec<u8>) -> Box<dyn FnMut() + Send> {
         let (connection, sending) = (Arc::clone(&self.connection), Arc::clone(&self.sending));
+        let counts = self.counts();
         let mut message = Vec::new();
         Request::RegionWrite { offset, region, data: &data }.encode(0, NO_REPLY, &mut message);
         Box::new(move || {
             let _guard = sending.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.sent.fetch_add(1, Ordering::Relaxed);
             // A device that is gone shows when the request does not complete.
             let _ = connection.send_all(&message, &[], LIMIT);
         })
@@ -147,6 +180,7 @@ impl Client {
         self.next_id = self.next_id.wrapping_add(1);
         self.buffer.clear();
         request.encode(self.next_id, 0, &mut self.buffer);
+        self.counts.sent.fetch_add(1, Ordering::Relaxed);
         {
             let _guard = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
             let sent = self.connection.send_all(&self.buffer, fds, LIMIT);
@@ -162,7 +196,7 @@ impl Client {
                 fds = through_thread.2;
                 (through_thread.0, &through_thread.1[..])
             }
-            None => receive(&self.connection, &mut self.framer, &mut fds, Some(LIMIT))?,
+            None => receive(&self.connection, &mut self.framer, &mut fds, Some(LIMIT), &mut false)?,
         };
         if header.message_id != self.next_id {
             return Err(DriverError::Protocol("an answer to another request".into()));
@@ -185,9 +219,10 @@ impl Client {
     fn serve_memory(&self, memory: MemoryMap) -> Result<Receiver<Message>, DriverError> {
         let (send, answers) = channel();
         let (connection, sending) = (Arc::clone(&self.connection), Arc::clone(&self.sending));
+        let counts = self.counts();
         std::thread::Builder::new()
             .name("guest-memory".into())
-            .spawn(move || serve_memory(&connection, &sending, &memory, &send))
+            .spawn(move || serve_memory(&connection, &sending, &memory, (&send, &counts)))
             .map_err(DriverError::system("starting a thread"))?;
         Ok(answers)
     }
@@ -204,12 +239,13 @@ fn unexpected(reply: &Reply<'_>) -> DriverError {
     DriverError::Protocol(format!("an unexpected answer: {reply:?}"))
 }
 
-/// Reads one message; waits for ever if there is no limit.
+/// Reads one message; waits for ever if there is no limit. Says whether it had to wait.
 fn receive<'f>(
     connection: &Connection,
     framer: &'f mut Framer<VfioUser>,
     fds: &mut Vec<OwnedFd>,
     limit: Option<Duration>,
+    waited: &mut bool,
 ) -> Result<(Header, &'f [u8]), DriverError> {
     while framer.wanted() > 0 {
         let received = connection.receive(framer.space(), fds);
@@ -220,8 +256,9 @@ fn receive<'f>(
                     .map_err(|error| DriverError::Protocol(format!("a bad message: {error}")))?;
             }
             Received::Nothing => {
-                let waited = connection.wait_readable(limit.unwrap_or(Duration::MAX));
-                waited.map_err(DriverError::system("waiting for the device"))?;
+                *waited = true;
+                let ready = connection.wait_readable(limit.unwrap_or(Duration::MAX));
+                ready.map_err(DriverError::system("waiting for the device"))?;
             }
             Received::Closed => {
                 return Err(DriverError::Protocol("the device closed the connection".into()));
@@ -236,16 +273,19 @@ fn serve_memory(
     connection: &Connection,
     sending: &Mutex<()>,
     map: &MemoryMap,
-    answers: &Sender<Message>,
+    (answers, counts): (&Sender<Message>, &Counts),
 ) {
     let mut framer = Framer::new(MAX_PAYLOAD);
     let mut out = Vec::new();
     let mut data = vec![0; wire::vfio_user::MAX_DATA_XFER as usize];
     loop {
         let mut fds = Vec::new();
-        let Ok((header, payload)) = receive(connection, &mut framer, &mut fds, None) else {
-            return;
-        };
+        let mut waited = false;
+        let received = receive(connection, &mut framer, &mut fds, None, &mut waited);
+        let Ok((header, payload)) = received else { return };
+        if waited && !header.is_reply() {
+            counts.rounds.fetch_add(1, Ordering::Relaxed);
+        }
         if header.is_reply() {
             if answers.send((header, payload.to_vec(), fds)).is_err() {
                 return;
@@ -255,6 +295,7 @@ fn serve_memory(
         }
         let reply = match Request::decode(&header, payload, fds.len()) {
             Ok(Request::DmaRead { address, count }) => {
+                counts.dma_reads.fetch_add(1, Ordering::Relaxed);
                 let bytes = &mut data[..count as usize];
                 match map.read(DriverAddress(address), bytes) {
                     Ok(()) => Reply::DmaRead { address, data: bytes },
@@ -262,6 +303,7 @@ fn serve_memory(
                 }
             }
             Ok(Request::DmaWrite { address, data }) => {
+                counts.dma_writes.fetch_add(1, Ordering::Relaxed);
                 match map.write(DriverAddress(address), data) {
                     Ok(()) => Reply::DmaWrite { address, count: data.len() as u64 },
                     Err(_) => Reply::Failed(EFAULT),

@@ -4,6 +4,7 @@
 //! Thin and safe: each type is one kernel object, each method one system call. What it deliberately
 //! lacks: any protocol, any policy, and any name that is not the kernel's.
 
+mod allocator;
 mod calls;
 mod cpu;
 mod epoll;
@@ -20,6 +21,7 @@ mod vdpa_netlink;
 mod vduse;
 mod window;
 
+pub use allocator::{CountingAllocator, allocations};
 pub use calls::system_calls;
 pub use cpu::{Realtime, cycles, pin_to_cpu};
 pub use epoll::{Epoll, Interest, Ready};
