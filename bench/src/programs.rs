@@ -48,7 +48,11 @@ impl Usage {
 
     fn add_thread(&mut self, task: &Path) -> Result<()> {
         // Time running, time waiting to run, number of times it ran.
-        let text = fs::read_to_string(task.join("schedstat"))?;
+        let text = match fs::read_to_string(task.join("schedstat")) {
+            // It ended since the folder was read.
+            Err(_) if !task.exists() => return Ok(()),
+            text => text?,
+        };
         let mut fields = text.split_whitespace().filter_map(|field| field.parse::<u64>().ok());
         self.cpu_ns += fields.next().context("no scheduler statistics")?;
         self.wakes += fields.nth(1).context("no scheduler statistics")?;

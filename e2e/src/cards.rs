@@ -262,7 +262,7 @@ fn killed(lab: &Lab, model: Model) -> Result<()> {
     guest.shell.run("test ! -e /tmp/load.status || { cat /tmp/load.log; exit 1; }")?;
     took.sort_unstable();
     let median = took[took.len() / 2];
-    // 50 ms on a free machine.
+    // The guest's own work on a busy machine is in it.
     ensure!(median < Duration::from_millis(500), "the model needed {took:?} to come back");
     card.viaduct.is_alive()
 }

@@ -1,5 +1,5 @@
-//! The end-to-end table as a program: `e2e [--list] [--jobs N] [--keep] [WORD...]` runs the rows
-//! whose names contain every word.
+//! The end-to-end table as a program: `e2e [--all] [--list] [--jobs N] [--keep] [WORD...]` runs the
+//! rows whose names contain every word; without `--all` not those that are marked as seldom run.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -11,11 +11,12 @@ use e2e::{Root, row};
 fn main() -> Result<ExitCode> {
     let mut options = Options { jobs: 2, keep: false };
     let mut words = Vec::new();
-    let mut only_list = false;
+    let (mut only_list, mut all) = (false, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--list" => only_list = true,
+            "--all" => all = true,
             "--keep" => options.keep = true,
             "--jobs" => {
                 let count = arguments.next().context("--jobs needs a number")?;
@@ -25,10 +26,12 @@ fn main() -> Result<ExitCode> {
             _ => words.push(argument),
         }
     }
-    let mut cases = row::cases();
+    let mut cases = row::cases(all);
     cases.retain(|case| words.iter().all(|word| case.name().contains(word)));
     if cases.is_empty() {
-        bail!("no row's name contains all of {words:?}; --list shows them");
+        bail!(
+            "no row's name contains all of {words:?}; --list shows them, with --all those of the long run too"
+        );
     }
     if only_list {
         cases.iter().for_each(|case| println!("{}", case.name()));

@@ -15,6 +15,7 @@ use crate::lab::Lab;
 use crate::peer::{Device, Kind, Needs, Peer};
 use crate::runner::Case;
 use crate::story::{self, Story};
+use crate::table::{SELDOM, TABLE};
 
 /// The way from the driver to the device.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -89,10 +90,10 @@ impl Line {
     }
 }
 
-/// The rows of the table as cases for the runner.
-pub fn cases() -> Vec<Case> {
+/// The rows of the table as cases for the runner; `all` of them, or those that are run each time.
+pub fn cases(all: bool) -> Vec<Case> {
     let mut cases = Vec::new();
-    for line in crate::table::TABLE {
+    for line in TABLE.iter().chain(if all { SELDOM } else { &[] }) {
         for way in line.ways {
             for ring in line.rings {
                 let Line { driver, device, setting, .. } = *line;

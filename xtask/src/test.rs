@@ -17,6 +17,9 @@ pub struct Options {
     /// Go straight to the end-to-end table.
     #[arg(long)]
     no_check: bool,
+    /// All rows of the table, also those that take nearly the same path as others: an hour.
+    #[arg(long)]
+    all: bool,
     /// How many rows run at once.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -40,6 +43,9 @@ pub fn run(options: &Options) -> Result<()> {
     let mut table = Command::new(programs.join("e2e"));
     table.env("VIADUCT_ROOT", root).env("VIADUCT", programs.join("viaduct"));
     table.arg("--jobs").arg(options.jobs.to_string()).args(&options.words);
+    if options.all {
+        table.arg("--all");
+    }
     let status = table.status()?;
     if !status.success() {
         std::process::exit(status.code().unwrap_or(1));

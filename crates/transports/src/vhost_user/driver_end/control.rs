@@ -160,6 +160,7 @@ impl Session {
             return Ok(());
         }
         let features = self.features.unwrap_or_default();
+        self.told = true;
         device.set_memory(self.memory.space())?;
         // Whether there is an IOMMU is between us and the driver's side, unless the device asked
         // for it.
@@ -290,7 +291,7 @@ impl Session {
     pub(super) fn reset(&mut self, device: &mut dyn VirtioDevice) -> Outcome {
         self.stop_all(device);
         self.status = Status::RESET;
-        let was_prepared = std::mem::take(&mut self.prepared);
-        if was_prepared { device.reset().into() } else { Outcome::Done }
+        self.prepared = false;
+        if std::mem::take(&mut self.told) { device.reset().into() } else { Outcome::Done }
     }
 }

@@ -74,6 +74,8 @@ pub(super) struct Session {
     pub(super) rings: Vec<Ring>,
     /// The device knows memory and features.
     pub(super) prepared: bool,
+    /// The device was told something since it was reset, be it by features that no longer hold.
+    pub(super) told: bool,
     pub(super) status: Status,
     complaints: (Instant, u32),
 }
@@ -100,6 +102,7 @@ impl Session {
             in_flight: None,
             rings: device.identity().queue_sizes.iter().map(|_| Ring::new()).collect(),
             prepared: false,
+            told: false,
             status: Status::RESET,
             complaints: (Instant::now(), 0),
         })
