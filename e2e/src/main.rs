@@ -29,9 +29,7 @@ fn main() -> Result<ExitCode> {
     let mut cases = row::cases(all);
     cases.retain(|case| words.iter().all(|word| case.name().contains(word)));
     if cases.is_empty() {
-        bail!(
-            "no row's name contains all of {words:?}; --list shows them, with --all those of the long run too"
-        );
+        bail!("no row's name contains all of {words:?}; --all --list shows them");
     }
     if only_list {
         cases.iter().for_each(|case| println!("{}", case.name()));
