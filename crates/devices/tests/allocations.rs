@@ -3,41 +3,21 @@
 
 mod rig;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use mem::DriverAddress;
 use rig::{Queue, Rig};
+use sys::CountingAllocator;
 use virtio::Features;
 use virtqueue::Segment;
 
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call is handed on to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps the same promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the same promises.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Batches of requests, of which the first ones may allocate.
 fn count(mut batch: impl FnMut()) -> u64 {
     (0..100).for_each(|_| batch());
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = sys::allocations();
     (0..500).for_each(|_| batch());
-    ALLOCATIONS.load(Ordering::Relaxed) - before
+    sys::allocations() - before
 }
 
 fn segment(at: DriverAddress, offset: u64, len: u32) -> Segment {

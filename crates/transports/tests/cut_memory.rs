@@ -3,60 +3,25 @@
 //! driver is served.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+mod served;
+
 use std::fs::File;
-use std::path::Path;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bridge::{BridgeOptions, Mode, Shadow};
 use driver::{Access, Direct, Disk, GuestMemory, Operation, PciDevice};
+use served::{Served, parameters, ram_disk, transport};
 use sys::{Epoll, Interest};
-use transports::{TRANSPORTS, Transport};
-use virtio::{EndError, Features, Parameters, Status, Stop, Value};
+use virtio::{Features, Status, VirtioDevice};
 
 const MEMORY_BYTES: u64 = 1 << 20;
 /// Longer than anything takes.
 const LIMIT: Duration = Duration::from_secs(20);
 
-fn parameters(settings: &[(&str, &str)]) -> Parameters {
-    let value = |text: &str| Value { text: text.to_owned(), number: text.parse().ok(), flag: None };
-    let values = settings.iter().map(|(key, text)| ((*key).to_owned(), value(text)));
-    Parameters::new(values.collect::<BTreeMap<_, _>>())
-}
-
-fn transport(scheme: &str) -> &'static Transport {
-    TRANSPORTS.iter().find(|transport| transport.scheme == scheme).unwrap()
-}
-
-/// A disk of a mebibyte behind a bridge behind a driver end.
-struct Served {
-    stop: Stop,
-    thread: Option<JoinHandle<Result<(), EndError>>>,
-}
-
-impl Served {
-    fn new(scheme: &str, path: &Path, mode: Mode) -> Self {
-        let text = path.display().to_string();
-        let end = transport(scheme).driver_end.unwrap()(parameters(&[("path", &text)])).unwrap();
-        let kind = devices::DEVICES.iter().find(|kind| kind.scheme == "blk").unwrap();
-        let device = (kind.open)(parameters(&[("ram", "1048576")])).unwrap();
-        let options = BridgeOptions { mode, ..BridgeOptions::default() };
-        let shadow = Box::new(Shadow::new(device, "disk", options).unwrap());
-        let stop = Stop::new().unwrap();
-        let asked = stop.clone();
-        Self { stop, thread: Some(std::thread::spawn(move || end.serve(shadow, asked))) }
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.stop.ask();
-        let ended = self.thread.take().unwrap().join();
-        if !std::thread::panicking() {
-            ended.expect("the end panicked").expect("and ends well");
-        }
-    }
+/// A disk behind a bridge.
+fn bridged(mode: Mode) -> Box<dyn VirtioDevice> {
+    let options = BridgeOptions { mode, ..BridgeOptions::default() };
+    Box::new(Shadow::new(ram_disk(), "disk", options).unwrap())
 }
 
 fn memory() -> (File, GuestMemory) {
@@ -98,7 +63,7 @@ fn a_guest_reads_that_its_device_needs_a_reset() {
     for mode in [Mode::Translate, Mode::Copy] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        let _served = Served::new("vfio-user", &path, mode);
+        let _served = Served::new("vfio-user", &path, bridged(mode));
         let (file, ram) = memory();
         let connection = sys::connect_unix(&path).unwrap();
         let mut disk = open(Box::new(PciDevice::new(connection, &ram, true).unwrap()), ram);
@@ -130,7 +95,7 @@ fn a_vhost_user_session_ends() {
     for mode in [Mode::Translate, Mode::Copy] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        let _served = Served::new("vhost-user", &path, mode);
+        let _served = Served::new("vhost-user", &path, bridged(mode));
         let text = path.display().to_string();
         let device = || transport("vhost-user").device_end.unwrap()(parameters(&[("path", &text)]));
         let (file, ram) = memory();

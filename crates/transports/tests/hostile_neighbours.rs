@@ -3,20 +3,20 @@
 //! the whole process has.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+mod served;
+
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use driver::{Access, Direct, Disk, GuestMemory, Operation, PciDevice};
+use served::{Served, parameters, ram_disk, transport};
 use sys::{Connection, EventFd};
-use transports::{TRANSPORTS, Transport};
-use virtio::{EndError, Features, Parameters, Stop, Value};
+use virtio::Features;
 
 /// A correct peer is served within this time, whatever happens beside it or happened before.
 const SERVED: Duration = Duration::from_secs(1);
@@ -26,44 +26,6 @@ const MORE_BYTES: usize = 1 << 20;
 const CONNECTIONS: u32 = 1000;
 /// Connections before the first count, after which buffers have the size they need.
 const WARM_UP: u32 = 100;
-
-fn parameters(settings: &[(&str, &str)]) -> Parameters {
-    let value = |text: &str| Value { text: text.to_owned(), number: text.parse().ok(), flag: None };
-    let values = settings.iter().map(|(key, text)| ((*key).to_owned(), value(text)));
-    Parameters::new(values.collect::<BTreeMap<_, _>>())
-}
-
-fn transport(scheme: &str) -> &'static Transport {
-    TRANSPORTS.iter().find(|transport| transport.scheme == scheme).unwrap()
-}
-
-/// A disk of a mebibyte behind a driver end.
-struct Served {
-    stop: Stop,
-    thread: Option<JoinHandle<Result<(), EndError>>>,
-}
-
-impl Served {
-    fn new(scheme: &str, path: &Path) -> Self {
-        let text = path.display().to_string();
-        let end = transport(scheme).driver_end.unwrap()(parameters(&[("path", &text)])).unwrap();
-        let kind = devices::DEVICES.iter().find(|kind| kind.scheme == "blk").unwrap();
-        let device = (kind.open)(parameters(&[("ram", "1048576")])).unwrap();
-        let stop = Stop::new().unwrap();
-        let asked = stop.clone();
-        Self { stop, thread: Some(std::thread::spawn(move || end.serve(device, asked))) }
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.stop.ask();
-        let ended = self.thread.take().unwrap().join();
-        if !std::thread::panicking() {
-            ended.expect("the end panicked").expect("and ends well");
-        }
-    }
-}
 
 fn disk(scheme: &str, path: &Path) -> Disk {
     let memory = GuestMemory::new(1 << 20).unwrap();
@@ -153,8 +115,8 @@ fn a_thousand_hostile_connections_cost_the_others_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let attacked = [("vfio-user", path("a")), ("vhost-user", path("b"))];
-    let _ends = attacked.each_ref().map(|(scheme, path)| Served::new(scheme, path));
-    let _good = Served::new("vfio-user", &path("c"));
+    let _ends = attacked.each_ref().map(|(scheme, path)| Served::new(scheme, path, ram_disk()));
+    let _good = Served::new("vfio-user", &path("c"), ram_disk());
     let over = Arc::new(AtomicBool::new(false));
     let (is_over, place) = (Arc::clone(&over), path("c"));
     let neighbour = std::thread::spawn(move || {
