@@ -28,7 +28,7 @@ apt-get -qq update
 # as iPXE does.
 echo "== QEMU and passt from backports"
 apt-get -qq install -y -t trixie-backports \
-    qemu-system-x86 qemu-utils qemu-block-extra seabios ipxe-qemu passt >/dev/null
+    qemu-system-x86 qemu-system-arm qemu-utils qemu-block-extra seabios ipxe-qemu passt >/dev/null
 
 echo "== daemons, User Mode Linux and the guests' tools"
 apt-get -qq install -y virtiofsd user-mode-linux busybox-static kmod fio iperf3 e2fsprogs \
@@ -48,6 +48,11 @@ apt-get -qq -o APT::Sandbox::User=root download dpdk-dev
 dpkg-deb -x dpdk-dev_*.deb dpdk
 install dpdk/usr/bin/dpdk-testpmd /usr/local/bin/
 ldd /usr/local/bin/dpdk-testpmd | grep 'not found' && exit 1
+
+# Both code generators of GHDL: mcode is Debian's default, llvm the faster one.
+echo "== simulators"
+apt-get -qq install -y verilator ghdl-mcode ghdl-llvm iverilog g++ make \
+    python3 python3-venv python3-dev >/dev/null
 
 echo "== libblkio's benchmark"
 gcc -O2 -o /usr/local/bin/blkio-bench /usr/share/doc/libblkio-dev/examples/blkio-bench.c -lblkio \
@@ -89,6 +94,33 @@ for suite in trixie trixie-backports; do
         mv "x/lib/modules/$release" "/kernels/$name/modules"
     )
 done
+
+# A guest on another processor: its kernel as above, and the few programs it needs under /arm64.
+echo "== Linux for aarch64"
+dpkg --add-architecture arm64
+apt-get -qq update
+image=$(apt-cache show linux-image-cloud-arm64:arm64/trixie \
+    | sed -n 's/^Depends:.*\(linux-image-[^ ,]*\).*/\1/p' | head -n 1)
+release=${image#linux-image-}
+mkdir arm64 /arm64
+(
+    cd arm64
+    apt-get -qq -o APT::Sandbox::User=root download "$image:arm64"
+    dpkg-deb -x linux-*.deb x
+    rm linux-*.deb
+    mkdir -p x/lib /kernels/arm64
+    test -d x/usr/lib/modules && mv x/usr/lib/modules x/lib/
+    mv "$(find x -name 'vmlinuz*' -type f)" /kernels/arm64/vmlinuz
+    find x/lib/modules -name '*.ko.xz' -print0 | xargs -0 -r -n 200 -P 2 xz -d
+    depmod -b x "$release"
+    mv "x/lib/modules/$release" /kernels/arm64/modules
+    for package in busybox-static pciutils libpci3 libkmod2 libc6 zlib1g liblzma5 libzstd1 \
+        libssl3t64 libudev1 libcap2; do
+        apt-get -qq -o APT::Sandbox::User=root download "$package:arm64"
+    done
+    for package in *.deb; do dpkg-deb -x "$package" /arm64; done
+)
+dpkg --remove-architecture arm64
 
 echo "== tidying up"
 cd /
