@@ -64,6 +64,23 @@ impl Lab {
         Ok(command)
     }
 
+    /// The program under test with libviaduct, inside the root: it finds the root's simulators and
+    /// compilers. What it keeps for the next time is beside the root.
+    pub fn viaduct_in_root(&self) -> Result<Command> {
+        let program = self.viaduct_path()?;
+        for name in ["viaduct", "libviaduct.so"] {
+            let (from, to) = (program.with_file_name(name), self.path(name));
+            if !to.exists() {
+                fs::copy(&from, &to).with_context(|| {
+                    format!("no {}: cargo build --release --workspace", from.display())
+                })?;
+            }
+        }
+        let mut command = self.root.guest_program(&self.path("viaduct"), self.folder.path());
+        command.env("VIADUCT_CACHE", self.root.cache());
+        Ok(command)
+    }
+
     /// The program under test, in the network namespace of another process.
     pub fn viaduct_in_network_of(&self, process: u32) -> Result<Command> {
         let mut command = Command::new("setpriv");

@@ -83,12 +83,7 @@ impl Root {
             command.arg(tool);
             return Ok(command);
         }
-        if self.place != Path::new("/") {
-            let folders = format!("{}\n{}", self.cache.display(), folder.display());
-            command.args(["unshare", "--mount", "--propagation", "private", "sh", "-euc", ENTER]);
-            command.arg("sh").arg(&self.place).arg(folders);
-            command.env("PATH", "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        }
+        self.enter(&mut command, folder);
         let known = ["usr/local/bin", "usr/bin", "usr/sbin", "usr/libexec", "usr/lib/qemu"];
         let found = known.iter().map(|d| format!("/{d}/{name}")).find(|p| self.file(p).exists());
         match found {
@@ -96,6 +91,27 @@ impl Root {
             None => bail!("{name} is not in {}", self.place.display()),
         };
         Ok(command)
+    }
+
+    /// A program of the machine's in the tree: it finds the tree's tools and libraries, as on a
+    /// machine of that Debian. Its file is in `folder`.
+    pub fn guest_program(&self, program: &Path, folder: &Path) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).current_dir("/");
+        self.enter(&mut command, folder);
+        command.arg(program);
+        command
+    }
+
+    /// What follows in `command` is run in the tree.
+    fn enter(&self, command: &mut Command, folder: &Path) {
+        if self.place == Path::new("/") {
+            return;
+        }
+        let folders = format!("{}\n{}", self.cache.display(), folder.display());
+        command.args(["unshare", "--mount", "--propagation", "private", "sh", "-euc", ENTER]);
+        command.arg("sh").arg(&self.place).arg(folders);
+        command.env("PATH", "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     }
 
     /// A program built from the Rust registry: it runs with the machine's own libraries.

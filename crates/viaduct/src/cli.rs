@@ -40,6 +40,8 @@ pub enum Command {
     Run(Run),
     /// Serves a PCIe device to a virtual machine; its model is another process
     Pcie(Pcie),
+    /// Serves a PCIe device written in Verilog or VHDL: builds a simulation, and runs it as a model
+    Cosim(Box<Cosim>),
     /// Tells what this machine can do, and why not
     Doctor,
     /// Shows what is really offered at a socket: features, queues, config by name
@@ -172,6 +174,13 @@ pub struct Pcie {
     /// Start this command as the model, and again whenever it ends
     #[arg(long, value_name = "COMMAND")]
     pub model: Option<String>,
+    #[command(flatten)]
+    pub service: CardService,
+}
+
+/// How a card is served, whatever its model is.
+#[derive(Args, Debug, Clone)]
+pub struct CardService {
     /// Listen here for the model; by default the path of the socket with '.model' behind it
     #[arg(long, value_name = "PATH")]
     pub model_socket: Option<PathBuf>,
@@ -179,7 +188,7 @@ pub struct Pcie {
     #[arg(long, value_name = "MS", default_value_t = 100)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=4000))]
     pub deadline: u64,
-    /// Milliseconds a model started by --model may take nothing, before it is ended
+    /// Milliseconds a model that was started here may take nothing, before it is ended
     #[arg(long, value_name = "MS", default_value_t = 2000)]
     pub patience: u64,
     /// KiB of writes that may wait for the model, before it is given up
@@ -199,6 +208,74 @@ back.
 Examples:
   viaduct pcie --socket /tmp/dev.sock --model ./my-device
   viaduct pcie --socket /tmp/dev.sock --model-socket /tmp/model.sock";
+
+/// `viaduct cosim`.
+#[derive(Args, Debug)]
+#[command(after_help = cosim_help())]
+pub struct Cosim {
+    /// The sources, in the order in which they are to be read
+    #[arg(required = true)]
+    pub sources: Vec<PathBuf>,
+    /// Listen here for the virtual machine (vfio-user)
+    #[arg(long, value_name = "PATH", required_unless_present = "build_only")]
+    pub socket: Option<PathBuf>,
+    /// The module or entity that is the card
+    #[arg(long, value_name = "NAME")]
+    pub top: String,
+    /// The simulator
+    #[arg(long, value_name = "NAME", default_value = "verilator")]
+    pub sim: String,
+    /// How the design is wired; by the names of its ports if this is not said
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// What the card is, before what the sources say of it
+    #[arg(long = "set", value_name = "key=value")]
+    pub settings: Vec<String>,
+    /// When the clock runs: free, paced:FREQUENCY as paced:10M, or locked:CYCLES for each access
+    #[arg(long, value_name = "POLICY", default_value = "free")]
+    pub clock: String,
+    /// Write the waveform into this file: .fst or .vcd
+    #[arg(long, value_name = "FILE")]
+    pub wave: Option<PathBuf>,
+    /// Build anew whenever a source changes; the virtual machine finds a device that was reset
+    #[arg(long)]
+    pub watch: bool,
+    /// Build here; by default in a folder of the cache
+    #[arg(long, value_name = "DIR")]
+    pub build: Option<PathBuf>,
+    /// Build, print the model's command line, and exit
+    #[arg(long)]
+    pub build_only: bool,
+    /// A folder of included files
+    #[arg(short = 'I', long = "include", value_name = "DIR")]
+    pub includes: Vec<PathBuf>,
+    /// A macro
+    #[arg(short = 'D', long = "define", value_name = "NAME[=VALUE]")]
+    pub defines: Vec<String>,
+    /// A parameter or generic of the top
+    #[arg(short = 'G', long = "parameter", value_name = "NAME=VALUE")]
+    pub parameters: Vec<String>,
+    /// A word for the simulator's own command line, as --option=--x-initial=unique
+    #[arg(long = "option", value_name = "WORD", allow_hyphen_values = true)]
+    pub options: Vec<String>,
+    #[command(flatten)]
+    pub service: CardService,
+}
+
+fn cosim_help() -> String {
+    let simulators = cosim::SIMULATORS.iter().map(|s| format!("  {:<12} {}\n", s.name(), s.help()));
+    let simulators: String = simulators.collect();
+    format!("Simulators:\n{simulators}\n{COSIM_CARD}:\n{}\n\n{COSIM_HELP}", cosim::CARD_SETTINGS)
+}
+
+const COSIM_CARD: &str = "\
+The card, in comments of the sources as '// viaduct: id=1234:0da7 msix=1', or by --set";
+
+const COSIM_HELP: &str = "\
+Examples:
+  viaduct cosim --top dma rtl/dma.sv --socket /tmp/dma.sock --watch
+  viaduct cosim --top dma rtl/*.sv --socket /tmp/dma.sock --wave /tmp/dma.fst
+  viaduct cosim --top dma rtl/dma.sv --socket /tmp/dma.sock -G WIDTH=512 --clock paced:1M";
 
 /// `viaduct probe`.
 #[derive(Args, Debug)]

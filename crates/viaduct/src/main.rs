@@ -82,6 +82,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Device(options) => commands::device::run(options)?,
         Command::Run(options) => commands::run::run(options)?,
         Command::Pcie(options) => commands::pcie::run(options)?,
+        Command::Cosim(options) => commands::cosim::run(options)?,
         Command::Doctor => {
             if !commands::doctor::run() {
                 return Ok(ExitCode::from(INCOMPLETE));

@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 pub mod bridge;
+pub mod cosim;
 pub mod demo;
 pub mod device;
 pub mod doctor;

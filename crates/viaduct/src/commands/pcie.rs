@@ -15,15 +15,27 @@ use crate::ends::NotOpened;
 
 /// Serves until stopped.
 pub fn run(options: &cli::Pcie) -> Result<()> {
+    serve(&options.socket, options.model.as_deref(), &options.service, |_| Ok(()))
+}
+
+/// Serves a card at `socket` until stopped, with `model` started here if it is given; `begin` is
+/// called with its keeper when that runs.
+pub fn serve(
+    socket: &Path,
+    model: Option<&str>,
+    options: &cli::CardService,
+    begin: impl FnOnce(Option<&Keeper>) -> Result<()>,
+) -> Result<()> {
     let signal = StopSignal::install().context("can't take over SIGTERM")?;
-    let models = options.model_socket.clone().unwrap_or_else(|| beside(&options.socket));
-    let machine = listen("driver", &options.socket)?;
+    let models = options.model_socket.clone().unwrap_or_else(|| beside(socket));
+    let machine = listen("driver", socket)?;
     let gate = listen("model", &models)?;
     // A model may be started in another folder.
     let models = std::path::absolute(&models).unwrap_or(models);
-    println!("{}", transports::qemu_options(&options.socket, options.conventional));
-    let keeper = options.model.as_deref().map(|command| Keeper::start(command, &models));
+    println!("{}", transports::qemu_options(socket, options.conventional));
+    let keeper = model.map(|command| Keeper::start(command, &models));
     let keeper = keeper.transpose()?;
+    begin(keeper.as_ref())?;
     if keeper.is_none() {
         println!("VIADUCT_PORT={}", models.display());
     }

@@ -1,0 +1,44 @@
+use std::io;
+use std::path::PathBuf;
+
+use crate::card::CardError;
+
+/// Why there is no simulation.
+#[derive(Debug, thiserror::Error)]
+pub enum CosimError {
+    /// A program that is needed is not there.
+    #[error("{tool} is not on PATH: {advice}")]
+    Missing {
+        /// The program.
+        tool: String,
+        /// How to get it.
+        advice: String,
+    },
+    /// A program found a mistake, which it has printed.
+    #[error("{tool} failed:\n{output}")]
+    Failed {
+        /// The program.
+        tool: String,
+        /// What it said.
+        output: String,
+    },
+    /// A file or folder could not be used.
+    #[error("{attempt} {path}: {source}")]
+    File {
+        /// What was attempted.
+        attempt: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// There is no libviaduct to link with.
+    #[error("no libviaduct.so in {0}: name its folder in VIADUCT_LIB")]
+    NoLibrary(String),
+    /// The design's ports fit no way of wiring, or what is said of the card can't be.
+    #[error("{0}")]
+    Design(String),
+    /// What is said of the card can't be.
+    #[error(transparent)]
+    Card(#[from] CardError),
+}

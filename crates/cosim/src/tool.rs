@@ -1,0 +1,91 @@
+//! Programs of other people.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::CosimError;
+
+/// A program to be run to its end.
+#[derive(Debug)]
+pub struct Tool {
+    name: String,
+    advice: &'static str,
+    command: Command,
+}
+
+impl Tool {
+    /// The program `name`, found by PATH, or what `$VIADUCT_NAME` says instead (in capitals); with
+    /// `advice` for people who don't have it.
+    #[must_use]
+    pub fn new(name: &str, advice: &'static str) -> Self {
+        let variable = format!("VIADUCT_{}", name.to_uppercase().replace(['-', '+'], "_"));
+        let program = std::env::var_os(variable).filter(|value| !value.is_empty());
+        let command = Command::new(program.unwrap_or_else(|| name.into()));
+        Self { name: name.to_owned(), advice, command }
+    }
+
+    /// With this word behind it.
+    #[must_use]
+    pub fn arg(mut self, word: impl AsRef<OsStr>) -> Self {
+        self.command.arg(word);
+        self
+    }
+
+    /// With these words behind it.
+    #[must_use]
+    pub fn args(mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.command.args(words);
+        self
+    }
+
+    /// In this folder.
+    #[must_use]
+    pub fn within(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
+    /// Runs it; what it printed.
+    ///
+    /// # Errors
+    /// It is not there, or it failed: then the error has all that it printed.
+    pub fn run(mut self) -> Result<String, CosimError> {
+        tracing::debug!("{:?}", self.command);
+        let output =
+            self.command.stdin(Stdio::null()).output().map_err(|error| self.lacks(error))?;
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        if output.status.success() {
+            return Ok(text);
+        }
+        Err(CosimError::Failed { tool: self.name, output: text.trim_end().to_owned() })
+    }
+
+    fn lacks(&self, source: io::Error) -> CosimError {
+        if source.kind() == io::ErrorKind::NotFound {
+            let advice = self.advice.to_owned();
+            return CosimError::Missing { tool: self.name.clone(), advice };
+        }
+        let path = self.command.get_program().into();
+        CosimError::File { attempt: "can't run", path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_that_is_not_there_comes_with_advice() {
+        let error = Tool::new("no-such-tool-here", "apt install it").run().unwrap_err();
+        assert_eq!(error.to_string(), "no-such-tool-here is not on PATH: apt install it");
+    }
+
+    #[test]
+    fn what_a_tool_says_when_it_fails_is_shown() {
+        let tool = Tool::new("sh", "").args(["-c", "echo one; echo two >&2; exit 3"]);
+        assert_eq!(tool.run().unwrap_err().to_string(), "sh failed:\none\ntwo");
+    }
+}
