@@ -44,7 +44,7 @@ pub fn cases() -> Vec<Case> {
         row(", reset by the kernel", resets);
         row(", killed again and again", killed);
     }
-    let more: [(&str, Body); 7] = [
+    let more: [(&str, Body); 8] = [
         ("guest 6.12, dma engine in rust in process", in_process),
         ("guest 6.12, leds in python behind a port", leds),
         ("guest 6.12, a program written for vpcie behind a port", vpcie),
@@ -52,8 +52,9 @@ pub fn cases() -> Vec<Case> {
         ("guest 6.12, reads that are hard to answer, memory by messages", |lab| {
             hesitant(lab, false)
         }),
-        ("guest 6.12, what lspci shows of a card, q35", |lab| lspci(lab, true)),
-        ("guest 6.12, what lspci shows of a card, pc", |lab| lspci(lab, false)),
+        ("guest 6.12, what lspci shows of a card, q35", |lab| lspci(lab, Slot::Q35)),
+        ("guest 6.12, what lspci shows of a card, pc", |lab| lspci(lab, Slot::Pc)),
+        ("guest arm64, what lspci shows of a card, virt", |lab| lspci(lab, Slot::Arm)),
     ];
     cases.extend(more.map(|(name, body)| Case::new(name, LIMIT, body)));
     cases
@@ -267,14 +268,27 @@ fn killed(lab: &Lab, model: Model) -> Result<()> {
     card.viaduct.is_alive()
 }
 
+/// Where a card is plugged in.
+#[derive(Clone, Copy, PartialEq)]
+enum Slot {
+    /// PCI Express of a PC.
+    Q35,
+    /// Conventional PCI.
+    Pc,
+    /// PCI Express of an ARM board, which no firmware has set up.
+    Arm,
+}
+
 /// What the guest's tools say of a card is what its author said.
-fn lspci(lab: &Lab, express: bool) -> Result<()> {
+fn lspci(lab: &Lab, slot: Slot) -> Result<()> {
+    let express = slot != Slot::Pc;
     let source = include_str!("../../examples/showcase/showcase.c");
     let program = compile(lab, "showcase", source)?;
     let kind = if express { "express" } else { "conventional" };
     let command = format!("{} {kind}", program.display());
     let card = Card::command(lab, &command, &[], &[])?;
-    let plan = Guest::plan(lab, "6.12").program("lspci");
+    let kernel = if slot == Slot::Arm { "arm64" } else { "6.12" };
+    let plan = Guest::plan(lab, kernel).program("lspci").program("setpci");
     let plan = if express {
         card.plug(plan)
     } else {
@@ -284,6 +298,10 @@ fn lspci(lab: &Lab, express: bool) -> Result<()> {
         ))
     };
     let mut guest = plan.boot()?;
+    if slot == Slot::Arm {
+        // What a PC's firmware does: decode I/O ports and memory, SERR, fast back-to-back.
+        guest.shell.run("setpci -d 1234:5c0e COMMAND=0303 2>/dev/null")?;
+    }
     let shown = guest.shell.run("lspci -n -d 1234:5c0e -vvv 2>/dev/null")?;
     let wanted = match express {
         true => include_str!("../../examples/showcase/express.lspci"),

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
+use crate::architecture::Architecture;
 use crate::guest::{Guest, Plan};
 use crate::lab::Lab;
 use crate::peer::{Device, Kind};
 use crate::programs;
 use crate::row::{Ring, Setting};
-use crate::shell::Shell;
 use crate::uml::Uml;
 use crate::work::{self, Names, TAG};
 
@@ -109,20 +109,28 @@ impl Driver {
             Driver::VfioUser(_) => vfio_user_device(plan, to),
             _ => vfio_user_device(plan.without_shared_memory(), to),
         };
+        if !Architecture::of(kernel).has_programs() {
+            return Ok(plan);
+        }
         Ok(work::programs(to.kind).iter().fold(plan, |plan, program| plan.program(program)))
     }
 
     /// Connects and does the work of the kind of device; `device` is what is behind.
     pub fn drive(self, lab: &Lab, to: &Attach<'_>, device: &Device) -> Result<()> {
         match self {
-            Driver::Guest(_) | Driver::VfioUser(_) | Driver::Unshared(_) => {
+            Driver::Guest(kernel) | Driver::VfioUser(kernel) | Driver::Unshared(kernel) => {
                 let mut guest = self.guest(lab, to)?.boot()?;
-                exercise(&mut guest.shell, to, device)?;
+                work::check_agreement(&mut guest.shell, to)?;
+                match Architecture::of(kernel).has_programs() {
+                    true => work::exercise(&mut guest.shell, to.kind, &NAMES, device)?,
+                    false => work::exercise_plainly(&mut guest.shell, to.kind, &NAMES)?,
+                }
                 guest.qemu.is_alive()
             }
             Driver::Uml => {
                 let mut uml = user_mode_linux(lab, to)?;
-                exercise(&mut uml.shell, to, device)?;
+                work::check_agreement(&mut uml.shell, to)?;
+                work::exercise(&mut uml.shell, to.kind, &NAMES, device)?;
                 uml.kernel.is_alive()
             }
             Driver::VirtioUser => programs::virtio_user(lab, to),
@@ -132,10 +140,8 @@ impl Driver {
     }
 }
 
-fn exercise(shell: &mut Shell, to: &Attach<'_>, device: &Device) -> Result<()> {
-    work::check_agreement(shell, to)?;
-    work::exercise(shell, to.kind, &Names { disk: "/dev/vda", card: "eth0" }, device)
-}
+/// What guests call their only disk, or their only card.
+const NAMES: Names = Names { disk: "/dev/vda", card: "eth0" };
 
 /// QEMU's own vhost-user devices.
 fn vhost_user_device<'l>(plan: Plan<'l>, to: &Attach<'_>) -> Result<Plan<'l>> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::architecture::Architecture;
 use crate::daemon::Daemon;
 use crate::initrd::Initrd;
 use crate::lab::Lab;
@@ -27,6 +28,7 @@ pub struct Guest {
 pub struct Plan<'l> {
     lab: &'l Lab,
     name: String,
+    architecture: Architecture,
     kernel: String,
     memory_mib: u32,
     processors: u32,
@@ -39,18 +41,21 @@ pub struct Plan<'l> {
 }
 
 impl Guest {
-    /// Plans a guest with kernel `kernel`: a version such as 6.12, or `newest`.
+    /// Plans a guest with kernel `kernel`: a version such as 6.12, `newest`, or `arm64` for a guest
+    /// with another processor.
     pub fn plan<'l>(lab: &'l Lab, kernel: &str) -> Plan<'l> {
-        let initrd = Initrd::default().module("virtio_blk").module("virtio_net");
+        let architecture = Architecture::of(kernel);
+        let initrd = Initrd::of(architecture).module("virtio_blk").module("virtio_net");
         Plan {
             lab,
             name: "guest".into(),
+            architecture,
             kernel: kernel.into(),
             memory_mib: 384,
             processors: 1,
             is_shared: true,
             is_direct: true,
-            machine: "q35".into(),
+            machine: architecture.machine().into(),
             initrd: initrd.module("virtio_rng"),
             append: Vec::new(),
             arguments: Vec::new(),
@@ -135,7 +140,7 @@ impl Plan<'_> {
     pub fn boot_files(&self) -> Result<(PathBuf, PathBuf, String)> {
         let kernel = self.lab.root().kernel(&self.kernel)?;
         let initrd = self.initrd.make(self.lab, &kernel.join("modules"))?;
-        let words = format!("{QUICK_BOOT} {}", self.append.join(" "));
+        let words = format!("{} {QUICK_BOOT} {}", self.architecture.lines(), self.append.join(" "));
         Ok((kernel.join("vmlinuz"), initrd, words))
     }
 
@@ -178,9 +183,8 @@ impl Plan<'_> {
         let line = lab.path(&format!("{}.line", self.name));
         let monitor = lab.path(&format!("{}.qmp", self.name));
         let size = self.memory_mib;
-        let mut qemu = lab.program("qemu-system-x86_64")?;
-        // Five-level page tables make every walk of the emulated MMU longer and are of no use here.
-        qemu.args(["-accel", "tcg", "-cpu", "max,la57=off", "-smp"]);
+        let mut qemu = lab.program(self.architecture.emulator())?;
+        qemu.args(["-accel", "tcg", "-cpu", self.architecture.processor(), "-smp"]);
         qemu.arg(self.processors.to_string());
         qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-m"]).arg(format!("{size}M"));
         if self.is_shared {
@@ -198,7 +202,7 @@ impl Plan<'_> {
         qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()));
         if self.is_direct {
             let (kernel, initrd, words) = self.boot_files()?;
-            qemu.arg("-kernel").arg(kernel.with_file_name("vmlinux"));
+            qemu.arg("-kernel").arg(self.architecture.kernel(&kernel));
             qemu.arg("-initrd").arg(initrd).arg("-append").arg(words);
         }
         qemu.args(&self.arguments);
@@ -206,6 +210,6 @@ impl Plan<'_> {
     }
 }
 
-/// Options that shorten a boot on an emulated processor, and the name of the line for `guest/init`.
-const QUICK_BOOT: &str = "console=ttyS0 shell_port=/dev/ttyS1 panic=-1 nokaslr mitigations=off \
+/// Options that shorten a boot on an emulated processor.
+const QUICK_BOOT: &str = "panic=-1 nokaslr mitigations=off \
     tsc=reliable no_timer_check rcupdate.rcu_expedited=1 random.trust_cpu=on quiet";

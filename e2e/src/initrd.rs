@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::architecture::Architecture;
 use crate::cpio::Archive;
 use crate::lab::Lab;
 
@@ -18,6 +19,7 @@ const INIT: &str = include_str!("../../guest/init");
 /// What to put in.
 #[derive(Default, Hash)]
 pub struct Initrd {
+    architecture: Architecture,
     modules: Vec<String>,
     programs: Vec<String>,
     /// Programs of ours, not of the root.
@@ -25,6 +27,11 @@ pub struct Initrd {
 }
 
 impl Initrd {
+    /// An empty one for this processor; the default is one for PCs.
+    pub fn of(architecture: Architecture) -> Initrd {
+        Initrd { architecture, ..Initrd::default() }
+    }
+
     /// Adds a kernel module and what it depends on; built-in ones are fine.
     pub fn module(mut self, name: &str) -> Initrd {
         self.modules.push(name.to_owned());
@@ -73,9 +80,10 @@ impl Initrd {
         }
         archive.console("dev/console");
         archive.program("init", INIT.into());
-        let busybox = lab.root().file("/usr/bin/busybox");
+        let busybox = self.architecture.file(lab.root(), "/usr/bin/busybox");
         archive.program("bin/busybox", fs::read(&busybox).context("read busybox")?);
-        let applets = Command::new(&busybox).arg("--list").output()?;
+        // Another processor's can't be asked; they are built with the same applets.
+        let applets = Command::new(lab.root().file("/usr/bin/busybox")).arg("--list").output()?;
         for applet in
             String::from_utf8_lossy(&applets.stdout).lines().filter(|name| *name != "busybox")
         {
@@ -83,13 +91,20 @@ impl Initrd {
         }
         self.add_modules(archive, modules)
             .with_context(|| format!("take modules from {}", modules.display()))?;
-        // Loaded by name when a thread is cancelled; `ldd` does not know.
-        let mut libraries = BTreeSet::from(["/lib/x86_64-linux-gnu/libgcc_s.so.1".to_owned()]);
+        let mut libraries: BTreeSet<String> = match self.architecture {
+            // Loaded by name when a thread is cancelled; `ldd` does not know.
+            Architecture::X86 => ["/lib/x86_64-linux-gnu/libgcc_s.so.1".to_owned()].into(),
+            Architecture::Arm => BTreeSet::new(),
+        };
         for name in &self.programs {
-            let mut list = lab.program("ldd")?;
             let path = self.add_program(archive, lab, name)?;
-            let printed = list.arg(&path).output()?.stdout;
-            libraries.extend(paths_in(&String::from_utf8_lossy(&printed)));
+            libraries.extend(match self.architecture {
+                Architecture::X86 => {
+                    let printed = lab.program("ldd")?.arg(&path).output()?.stdout;
+                    paths_in(&String::from_utf8_lossy(&printed))
+                }
+                Architecture::Arm => self.foreign_libraries(lab, &path)?,
+            });
         }
         for path in &self.own {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -100,7 +115,7 @@ impl Initrd {
             libraries.extend(paths_in(&String::from_utf8_lossy(&printed)));
         }
         for library in libraries {
-            let content = fs::read(lab.root().file(&library));
+            let content = fs::read(self.architecture.file(lab.root(), &library));
             archive.program(&library, content.with_context(|| format!("read {library}"))?);
         }
         Ok(())
@@ -109,11 +124,34 @@ impl Initrd {
     /// Puts the program in `/bin`; where it is in the root.
     fn add_program(&self, archive: &mut Archive, lab: &Lab, name: &str) -> Result<String> {
         let folders = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/libexec"];
+        let file = |path: &str| self.architecture.file(lab.root(), path);
         let mut paths = folders.iter().map(|folder| format!("{folder}/{name}"));
-        let path = paths.find(|path| lab.root().file(path).exists());
+        let path = paths.find(|path| file(path).exists());
         let path = path.with_context(|| format!("no program {name}"))?;
-        archive.program(&format!("bin/{name}"), fs::read(lab.root().file(&path))?);
+        archive.program(&format!("bin/{name}"), fs::read(file(&path))?);
         Ok(path)
+    }
+
+    /// The libraries that a program for another processor needs, which `ldd` can't start: those it
+    /// names, those that these name, and so on. The loader is one of them.
+    fn foreign_libraries(&self, lab: &Lab, program: &str) -> Result<Vec<String>> {
+        let mut found: Vec<String> = Vec::new();
+        let mut next = Some(program.to_owned());
+        let mut read = 0;
+        // Bounded: every library is read once.
+        while let Some(path) = next {
+            let mut list = lab.program("readelf")?;
+            list.arg("-d").arg(self.architecture.place(&path));
+            for name in needed_by(&String::from_utf8_lossy(&list.output()?.stdout)) {
+                let path = format!("/lib/{name}");
+                if !found.contains(&path) {
+                    found.push(path);
+                }
+            }
+            next = found.get(read).cloned();
+            read += 1;
+        }
+        Ok(found)
     }
 
     /// Puts the modules in `/modules`, named in the order in which they can be loaded.
@@ -162,6 +200,12 @@ fn paths_in(printed: &str) -> Vec<String> {
         .collect()
 }
 
+/// The libraries in what `readelf -d` prints: `(NEEDED) Shared library: [name]`.
+fn needed_by(printed: &str) -> Vec<String> {
+    let lines = printed.lines().filter(|line| line.contains("(NEEDED)"));
+    lines.filter_map(|line| Some(line.split_once('[')?.1.split_once(']')?.0.to_owned())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,5 +217,7 @@ mod tests {
         let printed =
             "\tlinux-vdso.so.1 (0x1)\n\tliba.so => /lib/liba.so (0x2)\n\t/lib64/ld.so (0x3)";
         assert_eq!(paths_in(printed), ["/lib/liba.so", "/lib64/ld.so"]);
+        let printed = " 0x1 (NEEDED)  Shared library: [libpci.so.3]\n 0xe (SONAME) name: [a.so]";
+        assert_eq!(needed_by(printed), ["libpci.so.3"]);
     }
 }

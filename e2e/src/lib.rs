@@ -10,6 +10,7 @@
 //! like all others.
 #![forbid(unsafe_code)]
 
+pub mod architecture;
 pub mod bare_host;
 pub mod cards;
 pub mod changes;

@@ -82,6 +82,8 @@ pub const TABLE: &[Line] = &[
     line(VfioUser("7.2"),  Virtiofsd,         &[Copy],              &[Packed]),
     line(VfioUser("7.2"),  OwnPorts,          &[Copy],              &[Split]),
     line(VfioUser("7.2"),  OwnTerminal,       &[Translate],         &[Packed]),
+    line(VfioUser("arm64"), OwnDisk,          &[Copy],              &[Packed]),
+    line(VfioUser("arm64"), OwnEcho,          &[Pass],              &[Split]),
 
     line(Guest("6.12"),    QemuStorageDaemon, BRIDGED,              &[Split]).with(TwoQueues),
     line(Guest("6.12"),    OwnDisk,           &[Copy],              &[Packed]).with(TwoQueues),

@@ -46,6 +46,23 @@ pub fn exercise(shell: &mut Shell, kind: Kind, names: &Names, device: &Device) -
     }
 }
 
+/// The same in a guest with busybox and nothing else.
+pub fn exercise_plainly(shell: &mut Shell, kind: Kind, names: &Names) -> Result<()> {
+    match kind {
+        Kind::Block => {
+            let text = include_str!("../../guest/plain-block.sh");
+            script(shell, "plain-block.sh", text, &[("disk", names.disk)])
+        }
+        Kind::Net => {
+            let text = include_str!("../../guest/plain-net.sh");
+            let values = [("card", names.card), ("address", GUEST_ADDRESS), ("peer", PEER_ADDRESS)];
+            script(shell, "plain-net.sh", text, &values)
+        }
+        Kind::Rng => script(shell, "rng.sh", include_str!("../../guest/rng.sh"), &[]),
+        Kind::Fs | Kind::Console => bail!("no plain work for {}", kind.name()),
+    }
+}
+
 /// Checks what driver and device have agreed on: the format of the rings and what is unusual.
 pub fn check_agreement(shell: &mut Shell, to: &Attach<'_>) -> Result<()> {
     let packed = u8::from(to.ring == Ring::Packed).to_string();
