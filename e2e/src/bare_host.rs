@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use crate::guest::Guest;
 use crate::lab::Lab;
@@ -44,6 +44,12 @@ pub fn cases() -> Vec<Case> {
     let locked = format!("daemon='{QSD}'\n{}", include_str!("../../guest/vduse-locked.sh"));
     let programs = &["fio", "setpriv", "qemu-storage-daemon"];
     cases.push(Case::new(name, LIMIT, move |lab| serving(lab, "6.12", &locked, programs)));
+    let attach = include_str!("../../guest/attach.sh");
+    let name = "bare host 6.12, viaduct attach, qemu-storage-daemon";
+    let programs = &["setpriv", "qemu-storage-daemon"];
+    cases.push(Case::new(name, LIMIT, move |lab| serving(lab, "6.12", attach, programs)));
+    let name = "systemd takes the units of dist";
+    cases.push(Case::new(name, Duration::from_secs(60), units));
     let fs = include_str!("../../guest/vduse-fs.sh");
     let name = "bare host 7.2, fs on virtiofsd by vduse, mode chosen by itself";
     cases.push(Case::new(name, LIMIT, move |lab| serving(lab, "7.2", fs, &["virtiofsd"])));
@@ -142,6 +148,36 @@ fn refused(lab: &Lab, kernel: &str, admitted: &str) -> Result<()> {
     let mut guest = plan.own_program(&lab.viaduct_path()?)?.boot()?;
     let script = include_str!("../../guest/vduse-refused.sh");
     guest.shell.run(&format!(": vduse-refused.sh\nadmitted='{admitted}'\n{script}"))?;
+    Ok(())
+}
+
+/// The units as they are shipped, but for the program, which is not installed.
+const UNITS: &[(&str, &str)] = &[
+    ("viaduct@disk0.service", include_str!("../../dist/systemd/viaduct@.service")),
+    ("viaduct-vduse@disk0.service", include_str!("../../dist/systemd/viaduct-vduse@.service")),
+    ("viaduct-disk.service", include_str!("../../dist/systemd/viaduct-disk.service")),
+    ("viaduct-disk.socket", include_str!("../../dist/systemd/viaduct-disk.socket")),
+];
+
+fn units(lab: &Lab) -> Result<()> {
+    let program = "/usr/bin/viaduct";
+    let write =
+        |name: &str, text: &str| lab.write(name, text.replace(program, "/usr/bin/true").as_bytes());
+    // They name one another.
+    for (name, text) in UNITS {
+        write(name, text)?;
+    }
+    let verify = |name: &str, text: &str| {
+        let path = write(name, text)?;
+        let mut command = lab.program("systemd-analyze")?;
+        command.args(["--man=no", "verify"]).arg(path);
+        lab.run("verify", command)
+    };
+    for (name, text) in UNITS {
+        verify(name, text).with_context(|| format!("{name} is not good"))?;
+    }
+    let (name, text) = UNITS[1];
+    ensure!(verify(name, &text.replace(program, "nothing here")).is_err(), "it takes anything");
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 
 mod allocator;
 mod calls;
+mod capability;
 mod cpu;
 mod epoll;
 mod eventfd;
@@ -23,6 +24,7 @@ mod window;
 
 pub use allocator::{CountingAllocator, allocations};
 pub use calls::system_calls;
+pub use capability::{Capability, has_capability, is_writable_without_override, keep_capabilities};
 pub use cpu::{Realtime, cycles, pin_to_cpu};
 pub use epoll::{Epoll, Interest, Ready};
 pub use eventfd::EventFd;

@@ -8,6 +8,7 @@ mod vduse;
 mod vfio_user;
 mod vhost_user;
 
+pub use vduse::{Attached, NameUse, missing_for, open_on_host, use_of_name};
 pub use vfio_user::qemu_options;
 use virtio::{
     DeviceError, DeviceType, DriverEnd, EndError, Features, ParameterError, Parameters,

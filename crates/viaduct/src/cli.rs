@@ -18,6 +18,7 @@ Examples:
   viaduct demo
   viaduct bridge vfio-user:/tmp/disk.sock vhost-user:/tmp/qsd.sock
   viaduct bridge vhost-user:/tmp/net.sock net:echo mode=copy
+  viaduct attach vhost-user:/tmp/qsd.sock
   viaduct device blk --socket-path=/tmp/blk.sock path=disk.img
   viaduct probe vhost-user:/tmp/qsd.sock
 
@@ -34,6 +35,8 @@ Exit status: 0 done or stopped by a signal, 1 failed while running, 2 wrong usag
 pub enum Command {
     /// Joins a driver end and a device end until stopped
     Bridge(Bridge),
+    /// Makes a device this machine's own: /dev/vdX, a network interface, a file system
+    Attach(Attach),
     /// Runs a built-in device as a vhost-user daemon
     Device(Device),
     /// Runs the bridges and devices of a TOML file in one process
@@ -100,6 +103,35 @@ Examples:
   viaduct bridge vfio-user:/tmp/disk.sock vhost-user:/tmp/qsd.sock
   viaduct bridge vhost-user:/tmp/front.sock vhost-user:/tmp/back.sock mode=copy pool=16M
   viaduct bridge vfio-user:/tmp/net.sock vhost-user:/tmp/passt.sock,type=net";
+
+/// `viaduct attach`.
+#[derive(Args, Debug)]
+#[command(after_help = ATTACH_HELP)]
+pub struct Attach {
+    /// Where the device is, as vhost-user:/run/qsd.sock or blk:path=disk.img
+    pub device_end: String,
+    /// Its name on this machine's vDPA bus; by default after its socket, with a number if taken
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Settings of the bridge, and of the driver end 'vduse:'
+    #[arg(value_name = "key=value")]
+    pub settings: Vec<String>,
+}
+
+const ATTACH_HELP: &str = "\
+Prints what appears, as /dev/vda, one a line, and serves it until stopped: Ctrl-C takes the device
+away and leaves nothing behind. Unmount it before. With --name it goes on with a device that a
+killed process has left.
+
+Needs the modules vduse and virtio_vdpa and, until it runs, the rights of root; then it keeps
+CAP_NET_ADMIN, and CAP_DAC_OVERRIDE if the daemon's socket is another user's.
+
+Settings: those of 'viaduct bridge', and bounce-size=, message-timeout=, api=, state=, replace= as
+'viaduct doctor' lists them for vduse:.
+
+Examples:
+  viaduct attach vhost-user:/run/qsd.sock
+  viaduct attach --name disk0 blk:path=disk.img bounce-size=8M";
 
 /// `viaduct device`.
 #[derive(Args, Debug)]

@@ -79,6 +79,7 @@ fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
 fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Bridge(options) => commands::bridge::run(options)?,
+        Command::Attach(options) => commands::attach::run(options)?,
         Command::Device(options) => commands::device::run(options)?,
         Command::Run(options) => commands::run::run(options)?,
         Command::Pcie(options) => commands::pcie::run(options)?,

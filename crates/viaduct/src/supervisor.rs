@@ -39,6 +39,24 @@ struct Running {
 /// # Errors
 /// A bridge could not be started, or the first one that failed.
 pub fn run(bridges: Vec<Bridge>, reports: Option<Reports>) -> Result<()> {
+    run_with(bridges, reports, tell_ready)
+}
+
+/// Tells the service manager that what it started is there. Outside systemd there is nobody to
+/// tell.
+pub fn tell_ready() {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// The same, but calls `started` once all run, in place of telling the service manager.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_with(
+    bridges: Vec<Bridge>,
+    reports: Option<Reports>,
+    started: impl FnOnce(),
+) -> Result<()> {
     let stop = StopSignal::install().context("can't take over SIGTERM")?;
     let signals = Signals { stop, wishes: Wishes::install()? };
     let wake = Arc::new(EventFd::new()?);
@@ -47,8 +65,7 @@ pub fn run(bridges: Vec<Bridge>, reports: Option<Reports>) -> Result<()> {
     for bridge in bridges {
         running.push(start(bridge, &wake, &ended)?);
     }
-    // Outside systemd there is nobody to tell.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    started();
     let mut reports = reports.unwrap_or_default();
     let result = wait(&mut running, &signals, &wake, &ends, &mut reports);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);

@@ -55,7 +55,12 @@ pub(super) struct Made {
 
 /// Opens the node through which devices are made.
 pub(super) fn open_control(newest_api: u64) -> Result<VduseControl, EndError> {
-    VduseControl::open(newest_api).map_err(|error| match error.kind() {
+    VduseControl::open(newest_api).map_err(explain_control)
+}
+
+/// Why that node could not be opened, and what to do.
+pub(super) fn explain_control(error: io::Error) -> EndError {
+    match error.kind() {
         io::ErrorKind::NotFound => EndError::Driver(
             "there is no /dev/vduse/control: modprobe vduse (Linux 5.15 or later)".into(),
         ),
@@ -63,7 +68,7 @@ pub(super) fn open_control(newest_api: u64) -> Result<VduseControl, EndError> {
             EndError::Driver("/dev/vduse/control may only be opened by root".into())
         }
         _ => EndError::System { attempt: "opening /dev/vduse/control".into(), source: error },
-    })
+    }
 }
 
 /// Makes the device with the queues set up, ready for the bus.

@@ -21,6 +21,7 @@
 
 mod bus;
 mod create;
+mod host;
 mod memory;
 mod queues;
 mod server;
@@ -33,6 +34,8 @@ use std::time::Duration;
 use virtio::{DriverEnd, EndError, ParameterError, Parameters, Stop, VirtioDevice};
 
 use crate::{OpenError, Transport};
+
+pub use host::{NameUse, missing_for, use_of_name};
 
 /// The table's entry.
 pub(crate) static TRANSPORT: Transport = Transport {
@@ -63,11 +66,29 @@ struct Settings {
     replace: bool,
 }
 
-fn open(mut parameters: Parameters) -> Result<Box<dyn DriverEnd>, OpenError> {
+/// Is told, each time the device is attached, what has appeared: `/dev/vda`, `eth0`.
+pub type Attached = Box<dyn FnMut(&[String]) + Send>;
+
+fn open(parameters: Parameters) -> Result<Box<dyn DriverEnd>, OpenError> {
+    open_on_host(parameters, Box::new(|_| ()))
+}
+
+/// Makes the driver end `vduse:`, which tells `attached` what has appeared. Raises the limit on
+/// locked memory already, so that the right to do so is not needed later.
+///
+/// # Errors
+/// A setting is wrong, or VDUSE is not there or not ours to use.
+pub fn open_on_host(
+    mut parameters: Parameters,
+    attached: Attached,
+) -> Result<Box<dyn DriverEnd>, OpenError> {
+    /// `VDUSE_BOUNCE_SIZE` of the kernel's driver.
+    const USUAL_BOUNCE_BYTES: u64 = 64 << 20;
     let settings = read_settings(&mut parameters)?;
     parameters.finish()?;
     let control = create::open_control(settings.newest_api)?;
-    Ok(Box::new(VduseEnd { settings, control }))
+    sys::raise_lock_limit(settings.bounce_bytes.unwrap_or(USUAL_BOUNCE_BYTES));
+    Ok(Box::new(VduseEnd { settings, control, attached }))
 }
 
 fn read_settings(parameters: &mut Parameters) -> Result<Settings, ParameterError> {
@@ -113,6 +134,7 @@ fn is_name(name: &str) -> bool {
 struct VduseEnd {
     settings: Settings,
     control: sys::VduseControl,
+    attached: Attached,
 }
 
 impl DriverEnd for VduseEnd {
@@ -129,13 +151,13 @@ impl DriverEnd for VduseEnd {
     }
 
     fn serve(self: Box<Self>, device: Box<dyn VirtioDevice>, stop: Stop) -> Result<(), EndError> {
-        let Self { settings, control } = *self;
+        let Self { settings, control, attached } = *self;
         let mut device = device;
         if settings.state.is_some() {
             device.want_record();
         }
         let made = create::create(&control, &settings, &mut *device)?;
-        let result = server::Server::new(&settings.name, made, device, stop)
+        let result = server::Server::new(&settings.name, made, device, stop, attached)
             .and_then(|mut server| server.run());
         if sysfs::is_on_bus(&settings.name) {
             // It is there for who comes next, with all that waits.

@@ -14,7 +14,7 @@ use super::create::Made;
 use super::memory::Pool;
 use super::queues::{self, Queues};
 use super::state::State;
-use super::sysfs;
+use super::{Attached, sysfs};
 
 /// Longest wait for the kernel to take its driver away from the device: a disk's requests are
 /// completed first. Then we leave and say what is left.
@@ -55,6 +55,7 @@ pub(super) struct Server {
     /// Where the next process finds what it must know; `None` if nowhere.
     state: Option<State>,
     device: Box<dyn VirtioDevice>,
+    attached: Attached,
     stop: Stop,
     epoll: Epoll,
     timer: Timer,
@@ -79,6 +80,7 @@ impl Server {
         made: Made,
         device: Box<dyn VirtioDevice>,
         stop: Stop,
+        attached: Attached,
     ) -> Result<Self, EndError> {
         let Made { node, record, state } = made;
         let phase = if record.attached { Phase::Attached } else { Phase::Attaching };
@@ -99,6 +101,7 @@ impl Server {
             config: record.config,
             state,
             device,
+            attached,
             stop,
             epoll,
             timer,
@@ -147,13 +150,21 @@ impl Server {
 
     /// Goes on where another process was killed.
     fn resume(&mut self) -> Result<(), EndError> {
-        let (name, found) = (&self.name, sysfs::appeared(&self.name));
-        tracing::info!("{name} is attached: {}, resumed", found.join(", "));
+        self.announce(", resumed");
         if self.status.has(Status::DRIVER_OK) {
             self.start(true)?;
         }
         self.config_changed();
         Ok(())
+    }
+
+    /// Says what people know the device by.
+    fn announce(&mut self, how: &str) {
+        let (name, found) = (&self.name, sysfs::appeared(&self.name));
+        let told: Vec<String> = found.iter().map(ToString::to_string).collect();
+        tracing::info!("{name} is attached: {}{how}", told.join(", "));
+        let names: Vec<String> = found.into_iter().map(sysfs::Appeared::into_name).collect();
+        (self.attached)(&names);
     }
 
     fn is_ending(&self) -> bool {
@@ -208,8 +219,7 @@ impl Server {
             (Call::Attach, Ok(())) => {
                 self.phase = Phase::Attached;
                 self.note(|record| record.attached = true);
-                let (name, found) = (&self.name, sysfs::appeared(&self.name));
-                tracing::info!("{name} is attached: {}", found.join(", "));
+                self.announce("");
             }
             (Call::Attach, Err(error)) => {
                 self.phase = Phase::Off;

@@ -1,5 +1,6 @@
 //! What the kernel says about a device in files, and the settings that are only there.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,23 +32,57 @@ pub(super) fn has_virtio_vdpa() -> bool {
     Path::new("/sys/bus/vdpa/drivers/virtio_vdpa").exists()
 }
 
-/// What people know the device by: `/dev/vda`, a network interface; else the virtio device.
-pub(super) fn appeared(name: &str) -> Vec<String> {
+/// Something that people know a device by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Appeared {
+    /// `/dev/vda`.
+    Disk(String),
+    /// The name of a network interface.
+    Card(String),
+    /// The tag of a file system.
+    FileSystem(String),
+    /// A virtio device that nobody took, or that has no name.
+    Virtio(String),
+}
+
+impl Appeared {
+    /// What one types.
+    pub(super) fn into_name(self) -> String {
+        match self {
+            Self::Disk(name) | Self::Card(name) | Self::FileSystem(name) | Self::Virtio(name) => {
+                name
+            }
+        }
+    }
+}
+
+impl fmt::Display for Appeared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(name) => f.write_str(name),
+            Self::Card(name) => write!(f, "network interface {name}"),
+            Self::FileSystem(name) => write!(f, "file system {name}"),
+            Self::Virtio(name) => write!(f, "{name}, without a driver or a name"),
+        }
+    }
+}
+
+/// What people know the device by.
+pub(super) fn appeared(name: &str) -> Vec<Appeared> {
     let mut found = Vec::new();
     for virtio in entries(&on_bus(name)) {
         let Some(id) = file_name(&virtio).filter(|id| id.starts_with("virtio")) else { continue };
         let disks = entries(&virtio.join("block"));
         let cards = entries(&virtio.join("net"));
         let before = found.len();
-        found.extend(disks.iter().filter_map(|disk| Some(format!("/dev/{}", file_name(disk)?))));
-        found.extend(
-            cards.iter().filter_map(|card| Some(format!("network interface {}", file_name(card)?))),
-        );
+        let disk = |path: &PathBuf| Some(Appeared::Disk(format!("/dev/{}", file_name(path)?)));
+        found.extend(disks.iter().filter_map(disk));
+        found.extend(cards.iter().filter_map(|card| file_name(card).map(Appeared::Card)));
         if let Ok(tag) = fs::read_to_string(virtio.join("tag")) {
-            found.push(format!("file system {}", tag.trim()));
+            found.push(Appeared::FileSystem(tag.trim().into()));
         }
         if found.len() == before {
-            found.push(format!("{id}, without a driver or a name"));
+            found.push(Appeared::Virtio(id));
         }
     }
     found

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bridge::{BridgeOptions, Mode, RateLimits, Shadow};
-use virtio::{Features, Parameters, Value};
+use virtio::{Features, Parameters, Value, VirtioDevice};
 use virtqueue::RingFormat;
 use worker::{PoolOptions, Workers};
 
@@ -32,7 +32,7 @@ pub struct Opened {
 }
 
 /// What the bridge's own settings say.
-struct Settings {
+pub struct Settings {
     options: BridgeOptions,
     /// The device's type, for a daemon that can't tell.
     device_type: Option<String>,
@@ -60,20 +60,60 @@ pub fn open(
     device: &Address,
     values: BTreeMap<String, Value>,
 ) -> Result<Opened> {
-    let settings = read_settings(values).context("in the bridge's settings")?;
-    start_workers(settings.workers, settings.spin)?;
-    let mut device = device.clone();
-    if let Some(kind) = &settings.device_type {
-        device.values.entry("type".into()).or_insert_with(|| address::value(kind));
-    }
+    let settings = Settings::read(values)?;
+    settings.start_workers()?;
     // The device first: a driver that finds the socket expects somebody behind it.
-    let inner = ends::open_device(&device)?;
-    let shadow = Shadow::new(inner, name, settings.options)
-        .with_context(|| format!("can't set up the bridge to {}", device.scheme))?;
-    let monitor = Monitor::new(&shadow);
+    let inner = settings.open_device(device)?;
+    let (shadow, monitor, stats) = settings.shadow(inner, name, &device.scheme)?;
     let driver = ends::open_driver(driver)?;
     let bridge = Bridge { name: name.into(), driver, device: Box::new(shadow) };
-    Ok(Opened { bridge, monitor, stats: settings.stats })
+    Ok(Opened { bridge, monitor, stats })
+}
+
+impl Settings {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// One of them is wrong.
+    pub fn read(values: BTreeMap<String, Value>) -> Result<Self> {
+        read_settings(values).context("in the bridge's settings")
+    }
+
+    /// Starts the threads they ask for.
+    ///
+    /// # Errors
+    /// The system has none.
+    pub fn start_workers(&self) -> Result<()> {
+        start_workers(self.workers, self.spin)
+    }
+
+    /// Opens where the device is.
+    ///
+    /// # Errors
+    /// A mistake in the address, or [`ends::NotOpened`] for something outside.
+    pub fn open_device(&self, address: &Address) -> Result<Box<dyn VirtioDevice>> {
+        let mut address = address.clone();
+        if let Some(kind) = &self.device_type {
+            address.values.entry("type".into()).or_insert_with(|| address::value(kind));
+        }
+        ends::open_device(&address)
+    }
+
+    /// What they ask for between the ends, how to watch it, and how often to print counters.
+    ///
+    /// # Errors
+    /// The device can't be used so.
+    pub fn shadow(
+        self,
+        inner: Box<dyn VirtioDevice>,
+        name: &str,
+        scheme: &str,
+    ) -> Result<(Shadow, Monitor, Option<Duration>)> {
+        let shadow = Shadow::new(inner, name, self.options)
+            .with_context(|| format!("can't set up the bridge to {scheme}"))?;
+        let monitor = Monitor::new(&shadow);
+        Ok((shadow, monitor, self.stats))
+    }
 }
 
 /// Starts the process's worker threads; the first caller decides how many, and how long they poll

@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+pub mod attach;
 pub mod bridge;
 pub mod cosim;
 pub mod demo;
