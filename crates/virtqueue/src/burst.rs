@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use crate::{ChainId, Segment, chain};
 
 /// Most chains in a [`Burst`]: as many as fit the moment between two looks at other queues, and
@@ -92,12 +94,19 @@ impl Burst {
         MAX_BURST - self.len
     }
 
+    /// Adds up to `most` chains, for which there is room: as many as `fill` says it has put to the
+    /// front of the slices that it gets, of that length. Returns their ids.
     #[inline]
-    pub(crate) fn push(&mut self, id: u16, segment: Segment, writable: bool) {
-        self.ids[self.len] = id;
-        self.segments[self.len] = segment;
-        self.writable[self.len] = writable;
-        self.len += 1;
+    pub(crate) fn extend(
+        &mut self,
+        most: usize,
+        fill: impl FnOnce(&mut [u16], &mut [Segment], &mut [bool]) -> usize,
+    ) -> &[u16] {
+        let spare = self.len..self.len + most;
+        let (ids, segments) = (&mut self.ids[spare.clone()], &mut self.segments[spare.clone()]);
+        let filled = fill(ids, segments, &mut self.writable[spare]);
+        self.len += filled;
+        &self.ids[self.len - filled..self.len]
     }
 
     /// All chains with their buffers, and whether the device writes those; the burst is empty from
@@ -117,6 +126,15 @@ impl Burst {
         let len = std::mem::take(&mut self.len);
         &self.ids[..len]
     }
+}
+
+/// The places of `count` entries, at most `size`, from `first` on in a ring of `size`: those up to
+/// its end, and those from its beginning. Along each a loop has no end of the ring to think of.
+#[inline]
+pub(crate) fn runs(first: u16, count: usize, size: u16) -> [Range<usize>; 2] {
+    let (first, size) = (usize::from(first), usize::from(size));
+    let end = size.min(first + count);
+    [first..end, 0..first + count - end]
 }
 
 impl Drop for Burst {

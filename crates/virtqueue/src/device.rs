@@ -124,6 +124,14 @@ impl DeviceQueue {
         either!(mut self, ring => ring.take_burst(most, burst));
     }
 
+    /// Begins to fetch into the cache what taking the next `most` chains in a burst reads and what
+    /// giving them back writes. For a caller whose driver is on another processor: there the lines
+    /// are then fetched at the same time. Where they are in the cache this only costs.
+    #[inline]
+    pub fn prefetch_burst(&mut self, most: usize) {
+        either!(mut self, ring => ring.prefetch_burst(most));
+    }
+
     /// Undoes the most recent take, so that the next one takes the same chain again. Several can be
     /// undone in reverse order.
     #[inline]

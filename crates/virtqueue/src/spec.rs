@@ -84,6 +84,7 @@ impl PackedPoint {
 
     /// How many descriptors lie between `self` and the later place `to`, in a ring of `size`.
     #[must_use]
+    #[inline]
     pub const fn distance_to(self, to: Self, size: u16) -> u16 {
         if self.wrap == to.wrap {
             to.index.wrapping_sub(self.index)

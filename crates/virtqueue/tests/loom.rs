@@ -10,7 +10,8 @@ use loom::thread;
 use mem::{DriverAddress, MemoryMap, Resolver};
 use virtqueue::model::{self, Barrier};
 use virtqueue::{
-    Chain, DeviceQueue, DriverQueue, QueueAddresses, QueuePosition, QueueSpec, RingFormat, Segment,
+    Burst, Chain, DeviceQueue, DriverQueue, QueueAddresses, QueuePosition, QueueSpec, RingFormat,
+    Segment,
 };
 
 type Driver = DriverQueue<u64>;
@@ -58,6 +59,32 @@ fn pair(format: RingFormat, event_idx: bool) -> (Driver, Device) {
     let _interrupt = device.queue.wants_interrupt();
     assert_eq!(driver.take_used().unwrap(), Some((1, 9)));
     (driver, device)
+}
+
+/// Takes what there is in a burst, and gives it back; returns how many there were.
+fn serve_burst(device: &mut Device) -> usize {
+    let mut burst = Burst::new();
+    device.queue.take_burst(2, &mut burst);
+    let count = burst.len();
+    assert!(burst.segments().iter().all(|segment| *segment == SEGMENT), "half a chain");
+    device.queue.give_back_burst(&mut burst, &[9, 9][..count]);
+    device.queue.publish_used();
+    count
+}
+
+/// Offers two chains, which are published as one.
+fn offer_two(driver: &mut Driver) {
+    driver.offer(&[], &[SEGMENT], 2).unwrap();
+    driver.offer(&[], &[SEGMENT], 3).unwrap();
+    driver.publish_available();
+}
+
+/// Takes back what is used in a burst; returns how many there were.
+fn take_used_burst(driver: &mut Driver) -> usize {
+    let mut used = Vec::new();
+    driver.take_used_burst(2, |context, len| used.push((context, len))).expect("legal");
+    assert!(used.is_empty() || used == [(2, 9), (3, 9)], "a part of a publication");
+    used.len()
 }
 
 fn offer(driver: &mut Driver, context: u64) {
@@ -114,6 +141,53 @@ fn used_chains_arrive_whole(format: RingFormat, event_idx: bool) {
         let early = take();
         other.join().unwrap();
         assert!(early || take());
+    });
+}
+
+/// As [`chains_arrive_whole`], for a burst.
+fn bursts_arrive_whole(format: RingFormat, event_idx: bool) {
+    loom::model(move || {
+        let (mut driver, mut device) = pair(format, event_idx);
+        let data = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&data);
+        let other = thread::spawn(move || {
+            let count = serve_burst(&mut device);
+            if count > 0 {
+                assert_eq!(count, 2, "a part of a publication");
+                assert_eq!(seen.load(Ordering::Relaxed), 77, "the data came late");
+            }
+            device
+        });
+        data.store(77, Ordering::Relaxed);
+        offer_two(&mut driver);
+        let mut device = other.join().unwrap();
+        serve_burst(&mut device);
+        assert_eq!(take_used_burst(&mut driver), 2);
+    });
+}
+
+/// As [`used_chains_arrive_whole`], for a burst.
+fn used_bursts_arrive_whole(format: RingFormat, event_idx: bool) {
+    loom::model(move || {
+        let (mut driver, mut device) = pair(format, event_idx);
+        offer_two(&mut driver);
+        let data = Arc::new(AtomicU64::new(0));
+        let written = Arc::clone(&data);
+        // As there.
+        let turn = Arc::new(AtomicU64::new(0));
+        let done = Arc::clone(&turn);
+        let other = thread::spawn(move || {
+            written.store(77, Ordering::Relaxed);
+            assert_eq!(serve_burst(&mut device), 2);
+            done.store(1, Ordering::Relaxed);
+        });
+        turn.load(Ordering::Relaxed);
+        let early = take_used_burst(&mut driver);
+        if early > 0 {
+            assert_eq!(data.load(Ordering::Relaxed), 77, "the data came late");
+        }
+        other.join().unwrap();
+        assert!(early > 0 || take_used_burst(&mut driver) == 2);
     });
 }
 
@@ -202,6 +276,12 @@ hand_off!(chains_arrive_whole,
     PublishAvailable, without_release: "",
     SeeAvailable, without_acquire: "");
 hand_off!(used_chains_arrive_whole,
+    PublishUsed, without_release: "",
+    SeeUsed, without_acquire: "");
+hand_off!(bursts_arrive_whole,
+    PublishAvailable, without_release: "",
+    SeeAvailable, without_acquire: "");
+hand_off!(used_bursts_arrive_whole,
     PublishUsed, without_release: "",
     SeeUsed, without_acquire: "");
 hand_off!(no_kick_is_lost,

@@ -17,6 +17,7 @@ impl<M: Mover> QueueBridge<M> {
         }
         let (parts, burst) = (&mut self.parts, &mut self.burst);
         let most = parts.device.room().min(budget as usize);
+        parts.driver.prefetch_burst(most);
         parts.driver.take_burst(most, burst);
         let memory = parts.memory.resolver();
         let mut good = 0;

@@ -165,6 +165,14 @@ impl QueueAccess {
         }
     }
 
+    /// Begins to fetch what the next burst touches of the ring.
+    #[inline]
+    pub(crate) fn prefetch_burst(&mut self, most: usize) {
+        if let Some(queue) = self.queue.as_mut().filter(|_| self.enabled && !self.waiting) {
+            queue.prefetch_burst(most);
+        }
+    }
+
     /// Takes up to `most` chains of one buffer each. Whether their memory can be reached is not
     /// checked; a chain where it can't is to be untaken, and [`QueueAccess::take`] tells.
     #[inline]

@@ -3,7 +3,7 @@ use crate::{QueueError, QueueSpec};
 /// What we must know of a chain in flight. Private: the driver can rewrite everything in its rings
 /// meanwhile.
 #[derive(Clone, Copy, Debug, Default)]
-struct Entry {
+pub(super) struct Entry {
     /// Length of the device-writable part.
     writable: u32,
     /// Ring descriptors the chain takes up (1 for indirect; always 1 in split rings), 0 if the id
@@ -13,11 +13,42 @@ struct Entry {
     done: bool,
 }
 
+impl Entry {
+    /// Notes a chain of one descriptor, if the id may be taken now.
+    #[inline]
+    pub(super) fn claim(&mut self, writable: u32) -> bool {
+        let is_free = self.slots == 0;
+        if is_free {
+            (self.writable, self.slots) = (writable, 1);
+        }
+        is_free
+    }
+
+    /// Whether it is a chain in flight of one descriptor.
+    #[inline]
+    pub(super) fn is_single(&self) -> bool {
+        self.slots == 1
+    }
+
+    /// Notes that the chain is done; returns its used length and ring descriptors. Only without
+    /// IN_ORDER.
+    #[inline]
+    pub(super) fn release(&mut self, written: u32) -> (u32, u16) {
+        let slots = std::mem::take(&mut self.slots);
+        assert!(slots > 0, "a chain that is given back is in flight");
+        debug_assert!(written <= self.writable, "more written than the chain has room for");
+        (written.min(self.writable), slots)
+    }
+}
+
 /// The chains in flight, by head or buffer id.
 #[derive(Debug)]
 pub(super) struct Held {
     entries: Box<[Entry]>,
-    count: u16,
+    /// How many were taken and how many are done, modulo 2^16: two counters, so that taking and
+    /// giving back one by one do not wait for each other's result.
+    begun: u16,
+    done: u16,
     order: Option<Box<Order>>,
     /// Without IN_ORDER: what the latest finished chain makes due.
     due: Option<Due>,
@@ -58,7 +89,8 @@ impl Held {
         });
         Self {
             entries: vec![Entry::default(); size].into_boxed_slice(),
-            count: 0,
+            begun: 0,
+            done: 0,
             order,
             due: None,
         }
@@ -66,7 +98,7 @@ impl Held {
 
     #[inline]
     pub(super) fn count(&self) -> u16 {
-        self.count
+        self.begun.wrapping_sub(self.done)
     }
 
     /// Gives every chain a used element of its own from now on.
@@ -89,26 +121,33 @@ impl Held {
         }
     }
 
-    /// Whether `id` may be taken now.
-    #[inline]
-    pub(super) fn is_free(&self, id: u16) -> bool {
-        matches!(self.entries.get(usize::from(id)), Some(Entry { slots: 0, .. }))
-    }
-
     /// Notes that `id`, checked before, is in flight.
     #[inline]
     pub(super) fn insert(&mut self, id: u16, writable: u32, slots: u16) {
-        self.insert_uncounted(id, writable, slots);
-        self.count_inserted(1);
+        self.entries[usize::from(id)] = Entry { writable, slots, done: false };
+        self.count_claimed(&[id]);
     }
 
-    /// [`Held::insert`] for one of many, which [`Held::count_inserted`] follows.
+    /// What is known of each chain, by id, for a loop that claims or releases many; then
+    /// [`Held::count_claimed`] or [`Held::count_released`] is due.
     #[inline]
-    pub(super) fn insert_uncounted(&mut self, id: u16, writable: u32, slots: u16) {
-        self.entries[usize::from(id)] = Entry { writable, slots, done: false };
+    pub(super) fn entries(&mut self) -> &mut [Entry] {
+        &mut self.entries
+    }
+
+    /// Counts chains that were claimed, in this order.
+    #[inline]
+    pub(super) fn count_claimed(&mut self, ids: &[u16]) {
+        self.begun = self.begun.wrapping_add(ids.len() as u16);
         if let Some(order) = &mut self.order {
-            order.push(id);
+            ids.iter().for_each(|&id| order.push(id));
         }
+    }
+
+    /// Counts chains that were released.
+    #[inline]
+    pub(super) fn count_released(&mut self, chains: usize) {
+        self.done = self.done.wrapping_add(chains as u16);
     }
 
     /// Whether chains are given back as they are, in any order.
@@ -117,35 +156,20 @@ impl Held {
         self.order.is_none()
     }
 
-    /// Notes that `id` is in flight, if it may be; only without IN_ORDER.
+    /// Notes that `id`, of one descriptor, is in flight, if it may be; only without IN_ORDER.
     #[inline]
-    pub(super) fn try_insert(&mut self, id: u16, writable: u32, slots: u16) -> bool {
-        match self.entries.get_mut(usize::from(id)) {
-            Some(entry @ Entry { slots: 0, .. }) => {
-                (entry.writable, entry.slots) = (writable, slots);
-                self.count += 1;
-                true
-            }
-            _ => false,
-        }
+    pub(super) fn try_insert(&mut self, id: u16, writable: u32) -> bool {
+        let claimed = self.entries.get_mut(usize::from(id)).is_some_and(|e| e.claim(writable));
+        self.begun = self.begun.wrapping_add(claimed.into());
+        claimed
     }
 
     /// Notes that `id` is done; returns its used length and ring descriptors. Only without
     /// IN_ORDER.
     #[inline]
     pub(super) fn remove(&mut self, id: u16, written: u32) -> (u32, u16) {
-        let entry = &mut self.entries[usize::from(id)];
-        let slots = std::mem::take(&mut entry.slots);
-        assert!(slots > 0, "a chain that is given back is in flight");
-        debug_assert!(written <= entry.writable, "more written than the chain has room for");
-        self.count -= 1;
-        (written.min(entry.writable), slots)
-    }
-
-    /// Counts what was inserted uncounted.
-    #[inline]
-    pub(super) fn count_inserted(&mut self, chains: u16) {
-        self.count += chains;
+        self.count_released(1);
+        self.entries[usize::from(id)].release(written)
     }
 
     /// Forgets `id`, the latest taken; returns its ring descriptors.
@@ -153,7 +177,7 @@ impl Held {
     pub(super) fn undo(&mut self, id: u16) -> u16 {
         let slots = std::mem::take(&mut self.entries[usize::from(id)]).slots;
         assert!(slots > 0, "a chain that is untaken is in flight on this queue");
-        self.count -= 1;
+        self.count_released(1);
         if let Some(order) = &mut self.order {
             order.pop_last(id);
         }
@@ -173,7 +197,7 @@ impl Held {
                 debug_assert!(written <= entry.writable, "more written than there is room for");
                 entry.done = true;
                 order.written[usize::from(id)] = written.min(entry.writable);
-                self.count -= 1;
+                self.count_released(1);
             }
         }
     }
@@ -223,26 +247,8 @@ impl Held {
             each(Due { id, written, chains, slots });
         }
         order.len -= removed;
-        self.count -= removed as u16;
+        self.count_released(removed);
         removed
-    }
-
-    /// [`Held::remove`] for many at once; hands id, used length and ring descriptors to `each`.
-    #[inline]
-    pub(super) fn remove_all(
-        &mut self,
-        ids: &[u16],
-        written: &[u32],
-        mut each: impl FnMut(u16, u32, u16),
-    ) {
-        for (&id, &written) in ids.iter().zip(written) {
-            let entry = &mut self.entries[usize::from(id)];
-            let slots = std::mem::take(&mut entry.slots);
-            assert!(slots > 0, "a chain that is given back is in flight");
-            debug_assert!(written <= entry.writable, "more written than the chain has room for");
-            each(id, written.min(entry.writable), slots);
-        }
-        self.count -= ids.len() as u16;
     }
 }
 

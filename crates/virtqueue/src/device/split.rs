@@ -190,7 +190,7 @@ impl SplitDevice {
         let segment = Segment { addr: DriverAddress(descriptor.addr(Ordering::Relaxed)), len };
         let write = flags & flag::WRITE != 0;
         if !chain.set_only(segment, write)
-            || !self.held.try_insert(head, if write { len } else { 0 }, 1)
+            || !self.held.try_insert(head, if write { len } else { 0 })
         {
             return None;
         }

@@ -216,18 +216,19 @@ impl<T> Ledger<T> {
         head
     }
 
-    /// Notes chains of one segment each, for which there is room; tells `place` the id of each.
+    /// Notes chains of one segment each, for which there is room; tells `place` the id of each, and
+    /// where it goes.
     #[inline]
-    pub(super) fn insert_singles(
+    pub(super) fn insert_singles<P>(
         &mut self,
-        chains: impl Iterator<Item = (Segment, bool, T)>,
-        mut place: impl FnMut(u16, Segment, bool),
+        chains: impl Iterator<Item = (P, (Segment, bool, T))>,
+        mut place: impl FnMut(P, u16, Segment, bool),
     ) {
         // Copies, which stay in registers.
         let (mut id, mut ordinal) = (self.first_free, self.offered);
         let (records, pending) = (&mut *self.records, &mut *self.chains);
-        for (segment, writable, context) in chains {
-            place(id, segment, writable);
+        for (at, (segment, writable, context)) in chains {
+            place(at, id, segment, writable);
             ordinal += 1;
             pending[usize::from(id)] = Pending {
                 context: Some(context),
@@ -245,6 +246,37 @@ impl<T> Ledger<T> {
         (self.first_free, self.offered) = (id, ordinal);
         self.free -= count;
         self.in_flight += count;
+    }
+
+    /// Takes out the chains that used elements name, up to the first that is not of one segment or
+    /// not right; hands contexts and used lengths to `each` and returns how many. As
+    /// [`Ledger::complete`] otherwise.
+    #[inline]
+    pub(super) fn complete_singles(
+        &mut self,
+        used: impl Iterator<Item = (u32, u32, bool)>,
+        mut each: impl FnMut(T, u32),
+    ) -> usize {
+        // A copy, which stays in a register.
+        let mut first_free = self.first_free;
+        let (records, pending) = (&mut *self.records, &mut *self.chains);
+        let mut done = 0;
+        for (id, written, sure) in used {
+            let Some(chain) = pending.get_mut(id as usize) else { break };
+            let fits = written <= chain.writable_len;
+            if (chain.segments, chain.table) != (1, NO_TABLE) || (sure && !fits) {
+                break;
+            }
+            let Some(context) = chain.context.take() else { break };
+            records[id as usize].next = first_free;
+            first_free = id as u16;
+            each(context, if fits { written } else { 0 });
+            done += 1;
+        }
+        self.first_free = first_free;
+        self.free += done;
+        self.in_flight -= done;
+        done.into()
     }
 
     /// Checks a used id and length as the device wrote them.

@@ -5,6 +5,7 @@ use mem::{MemoryMap, Table};
 use super::IndirectArea;
 use super::ledger::{Ledger, NO_TABLE, Offer};
 use crate::barrier::Barrier;
+use crate::burst::runs;
 use crate::device::{PackedTables, available_bits, flag, has_bits, used_bits};
 use crate::event::packed_crossed;
 use crate::event::packed_word::{self, Wish};
@@ -175,27 +176,32 @@ impl<T> PackedDriver<T> {
     /// See [`crate::DriverQueue::offer_burst`].
     #[inline]
     pub(super) fn offer_burst(&mut self, burst: &mut Burst, mut context: impl FnMut(ChainId) -> T) {
-        let ring = &*self.tables.ring;
-        // Copies, which stay in registers.
-        let (mut at, mut offered, size) = (self.available, self.offered, self.size);
-        let mut unpublished = self.unpublished;
-        let chains = burst.take_all().map(|(id, segment, write)| (segment, write, context(id)));
-        self.ledger.insert_singles(chains, |id, segment, writable| {
-            let descriptor = &ring[usize::from(at.index)];
-            descriptor.set_addr(segment.addr.0, Ordering::Relaxed);
-            descriptor.set_len(segment.len, Ordering::Relaxed);
-            descriptor.set_id(id, Ordering::Relaxed);
-            let flags = if writable { flag::WRITE } else { 0 } | available_bits(at.wrap);
-            // As in `set_flags_or_wait`: holding back the first holds back all.
-            if offered == 0 {
-                unpublished = (at.index, flags);
-            } else {
+        let mut left = burst.len();
+        let mut chains = burst.take_all().map(|(id, segment, write)| (segment, write, context(id)));
+        if self.offered == 0
+            && let Some((segment, writable, context)) = chains.next()
+        {
+            // The first of a publication is held back, so it goes by itself.
+            let segment = [segment];
+            let (readable, writable): (&[_], &[_]) =
+                if writable { (&[], &segment) } else { (&segment, &[]) };
+            self.offer_direct(Offer { readable, writable, context });
+            left -= 1;
+        }
+        for places in runs(self.available.index, left, self.size) {
+            let count = places.len() as u16;
+            let bits = available_bits(self.available.wrap);
+            let chains = self.tables.ring[places].iter().zip(chains.by_ref());
+            self.ledger.insert_singles(chains, |descriptor, id, segment, writable| {
+                descriptor.set_addr(segment.addr.0, Ordering::Relaxed);
+                descriptor.set_len(segment.len, Ordering::Relaxed);
+                descriptor.set_id(id, Ordering::Relaxed);
+                let flags = if writable { flag::WRITE } else { 0 } | bits;
                 descriptor.set_flags(flags, Ordering::Relaxed);
-            }
-            at = at.advanced(1, size);
-            offered += 1;
-        });
-        (self.available, self.offered, self.unpublished) = (at, offered, unpublished);
+            });
+            self.available = self.available.advanced(count, self.size);
+            self.offered += count;
+        }
     }
 
     #[inline]
@@ -272,32 +278,27 @@ impl<T> PackedDriver<T> {
             }
             return Ok(taken);
         }
-        let ring = &*self.tables.ring;
-        // Copies, which stay in registers.
-        let (mut at, size) = (self.used, self.size);
         while taken < most {
-            let descriptor = &ring[usize::from(at.index)];
-            // Acquire: as in `take_used`.
-            let flags = descriptor.flags(Barrier::SeeUsed.acquire());
-            if !has_bits(flags, used_bits(at.wrap)) {
-                break;
+            let PackedPoint { index, wrap } = self.used;
+            let [run, _] = runs(index, (most - taken).min(self.size.into()), self.size);
+            let (length, bits) = (run.len(), used_bits(wrap));
+            let used = self.tables.ring[run].iter().map_while(|descriptor| {
+                // Acquire: as in `take_used`.
+                let flags = descriptor.flags(Barrier::SeeUsed.acquire());
+                let (id, len) =
+                    (descriptor.id(Ordering::Relaxed), descriptor.len(Ordering::Relaxed));
+                has_bits(flags, bits).then_some((id.into(), len, flags & flag::WRITE != 0))
+            });
+            let done = self.ledger.complete_singles(used, &mut each);
+            self.used = self.used.advanced(done as u16, self.size);
+            taken += done;
+            if done < length {
+                // There are no more, or this one is of another kind.
+                let Some((context, written)) = self.take_used()? else { break };
+                each(context, written);
+                taken += 1;
             }
-            let id = descriptor.id(Ordering::Relaxed);
-            let len = descriptor.len(Ordering::Relaxed);
-            let sure = flags & flag::WRITE != 0;
-            match self.ledger.complete(id.into(), len, sure) {
-                Ok((context, written, slots)) => {
-                    each(context, written);
-                    at = at.advanced(slots, size);
-                }
-                Err(error) => {
-                    self.used = at;
-                    return Err(error);
-                }
-            }
-            taken += 1;
         }
-        self.used = at;
         Ok(taken)
     }
 

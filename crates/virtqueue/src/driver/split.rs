@@ -6,6 +6,7 @@ use mem::sync::Ordering;
 use super::IndirectArea;
 use super::ledger::{Ledger, NO_TABLE, Offer};
 use crate::barrier::Barrier;
+use crate::burst::runs;
 use crate::device::{SplitTables, flag, split_header};
 use crate::event::{SPLIT_NO_EVENT, split_crossed};
 use crate::{Burst, ChainId, QueueError, QueuePosition, QueueSpec};
@@ -160,19 +161,20 @@ impl<T> SplitDriver<T> {
     #[inline]
     pub(super) fn offer_burst(&mut self, burst: &mut Burst, mut context: impl FnMut(ChainId) -> T) {
         let (descriptors, available) = (&*self.tables.descriptors, &*self.tables.available);
-        // Copies, which stay in registers.
-        let (mut at, mask) = (self.next_available, self.mask);
-        let chains = burst.take_all().map(|(id, segment, write)| (segment, write, context(id)));
-        self.ledger.insert_singles(chains, |head, segment, writable| {
-            let descriptor = &descriptors[usize::from(head)];
-            descriptor.set_addr(segment.addr.0, Ordering::Relaxed);
-            descriptor.set_len(segment.len, Ordering::Relaxed);
-            descriptor.set_flags(if writable { flag::WRITE } else { 0 }, Ordering::Relaxed);
-            let slot = split_header::ENTRIES + usize::from(at & mask);
-            available[slot].store(head.to_le(), Ordering::Relaxed);
-            at = at.wrapping_add(1);
-        });
-        self.next_available = at;
+        let (first, count) = (self.next_available & self.mask, burst.len());
+        let mut chains = burst.take_all().map(|(id, segment, write)| (segment, write, context(id)));
+        for places in runs(first, count, self.mask + 1) {
+            let entries = available[split_header::ENTRIES..][places].iter();
+            let chains = entries.zip(chains.by_ref());
+            self.ledger.insert_singles(chains, |entry, head, segment, writable| {
+                let descriptor = &descriptors[usize::from(head)];
+                descriptor.set_addr(segment.addr.0, Ordering::Relaxed);
+                descriptor.set_len(segment.len, Ordering::Relaxed);
+                descriptor.set_flags(if writable { flag::WRITE } else { 0 }, Ordering::Relaxed);
+                entry.store(head.to_le(), Ordering::Relaxed);
+            });
+        }
+        self.next_available = self.next_available.wrapping_add(count as u16);
     }
 
     #[inline]
@@ -256,11 +258,21 @@ impl<T> SplitDriver<T> {
         }
         let ready = usize::from(self.seen_used.wrapping_sub(self.next_used)).min(most);
         while taken < ready {
-            let (id, written) = self.used_element();
-            let (context, written, _) = self.ledger.complete(id, written, true)?;
-            self.next_used = self.next_used.wrapping_add(1);
-            each(context, written);
-            taken += 1;
+            let first = self.next_used & self.mask;
+            let [run, _] = runs(first, ready - taken, self.mask + 1);
+            let elements = self.tables.used[run].iter();
+            let elements =
+                elements.map(|e| (e.id(Ordering::Relaxed), e.len(Ordering::Relaxed), true));
+            let done = self.ledger.complete_singles(elements, &mut each);
+            self.next_used = self.next_used.wrapping_add(done as u16);
+            taken += done;
+            if done == 0 {
+                let (id, written) = self.used_element();
+                let (context, written, _) = self.ledger.complete(id, written, true)?;
+                self.next_used = self.next_used.wrapping_add(1);
+                each(context, written);
+                taken += 1;
+            }
         }
         Ok(taken)
     }

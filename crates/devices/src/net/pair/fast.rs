@@ -45,10 +45,13 @@ impl Fast {
         if from.header_len != HEADER || to.header_len != HEADER {
             return Moved::NothingSimple;
         }
-        from.access.take_burst(AHEAD.min(budget as usize), &mut self.frames);
+        let most = AHEAD.min(budget as usize);
+        from.access.prefetch_burst(most);
+        from.access.take_burst(most, &mut self.frames);
         if self.frames.is_empty() {
             return Moved::NothingSimple;
         }
+        to.access.prefetch_burst(self.frames.len());
         to.access.take_burst(self.frames.len(), &mut self.rooms);
         let no_room = self.rooms.is_empty() && !to.access.has_available();
         let mut written = [0; AHEAD];

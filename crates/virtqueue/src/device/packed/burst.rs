@@ -1,6 +1,8 @@
 use super::{PackedDevice, available_bits, has_bits, used_bits};
+use crate::barrier::Barrier;
+use crate::burst::runs;
 use crate::device::flag;
-use crate::{Burst, Segment};
+use crate::{Burst, PackedPoint, Segment};
 use mem::DriverAddress;
 use mem::sync::Ordering;
 
@@ -8,46 +10,61 @@ use mem::sync::Ordering;
 const LINE: usize = 4;
 
 impl PackedDevice {
+    /// See [`crate::DeviceQueue::prefetch_burst`].
+    #[inline]
+    pub(in crate::device) fn prefetch_burst(&mut self, most: usize) {
+        let ring = &self.tables.ring;
+        let at = self.available;
+        let flags = ring[usize::from(at.index)].flags(Ordering::Relaxed);
+        if has_bits(flags, available_bits(at.wrap)) {
+            let most = most.min(usize::from(self.size - self.taken()));
+            for places in runs(at.index, most, self.size) {
+                places.step_by(LINE).for_each(|at| ring.prefetch(at, true));
+            }
+        }
+    }
+
     /// See [`crate::DeviceQueue::take_burst`].
     pub(in crate::device) fn take_burst(&mut self, most: usize, burst: &mut Burst) {
         if self.log.is_some() {
             return;
         }
-        let ring = &self.tables.ring;
-        let mut at = self.available;
-        let mut taken = 0;
         // Bounded by what is not in flight: a chain may not run into another's descriptors.
-        let free = usize::from(self.size - self.taken);
-        // Most likely all will be written soon, as used.
-        let flags = ring[usize::from(at.index)].flags(Ordering::Relaxed);
-        if has_bits(flags, available_bits(at.wrap)) {
-            for ahead in (LINE..most.min(free)).step_by(LINE) {
-                ring.prefetch(usize::from(at.advanced(ahead as u16, self.size).index), true);
-            }
-        }
-        for _ in 0..most.min(burst.room()).min(free) {
-            let descriptor = &ring[usize::from(at.index)];
-            // Acquire: pairs with the driver's barrier before it writes the first descriptor's
-            // flags (VIRTIO 1.4, 2.8.21.2).
-            let flags = descriptor.flags(Ordering::Acquire);
-            let wanted = flag::NEXT | flag::INDIRECT;
-            if !has_bits(flags, available_bits(at.wrap)) || flags & wanted != 0 {
+        let most = most.min(burst.room()).min(usize::from(self.size - self.taken()));
+        for places in runs(self.available.index, most, self.size) {
+            let descriptors = &self.tables.ring[places];
+            let bits = available_bits(self.available.wrap);
+            let entries = self.held.entries();
+            let taken = burst.extend(descriptors.len(), |ids, segments, writable| {
+                let spare = ids.iter_mut().zip(segments).zip(writable);
+                let mut taken = 0;
+                for (descriptor, ((id, segment), write)) in descriptors.iter().zip(spare) {
+                    // Acquire: pairs with the driver's barrier before it writes the first
+                    // descriptor's flags (VIRTIO 1.4, 2.8.21.2).
+                    let flags = descriptor.flags(Barrier::SeeAvailable.acquire());
+                    const KIND: u16 = flag::AVAIL | flag::USED | flag::NEXT | flag::INDIRECT;
+                    let len = descriptor.len(Ordering::Relaxed);
+                    if flags & KIND != bits || len == 0 {
+                        break;
+                    }
+                    *id = descriptor.id(Ordering::Relaxed);
+                    *write = flags & flag::WRITE != 0;
+                    let Some(entry) = entries.get_mut(usize::from(*id)) else { break };
+                    if !entry.claim(if *write { len } else { 0 }) {
+                        break;
+                    }
+                    let addr = DriverAddress(descriptor.addr(Ordering::Relaxed));
+                    *segment = Segment { addr, len };
+                    taken += 1;
+                }
+                taken
+            });
+            self.available = self.available.advanced(taken.len() as u16, self.size);
+            self.held.count_claimed(taken);
+            if taken.len() < descriptors.len() {
                 break;
             }
-            let (id, len) = (descriptor.id(Ordering::Relaxed), descriptor.len(Ordering::Relaxed));
-            if len == 0 || !self.held.is_free(id) {
-                break;
-            }
-            let writable = flags & flag::WRITE != 0;
-            let addr = DriverAddress(descriptor.addr(Ordering::Relaxed));
-            self.held.insert_uncounted(id, if writable { len } else { 0 }, 1);
-            burst.push(id, Segment { addr, len }, writable);
-            at = at.advanced(1, self.size);
-            taken += 1;
         }
-        self.available = at;
-        self.taken += taken;
-        self.held.count_inserted(taken);
     }
 
     /// See [`crate::DeviceQueue::give_back_burst`].
@@ -67,26 +84,48 @@ impl PackedDevice {
             }
             return self.write_due();
         }
-        let ring = &*self.tables.ring;
-        // Copies, which stay in registers.
-        let (mut used, mut given, size) = (self.used, self.given, self.size);
-        let mut unpublished = self.unpublished;
-        self.held.remove_all(ids, written, |id, written, slots| {
-            let descriptor = &ring[usize::from(used.index)];
+        let mut done = 0;
+        while done < ids.len() {
+            let run = self.give_back_run(&ids[done..], &written[done..]);
+            done += run;
+            if run == 0 {
+                let (written, slots) = self.held.remove(ids[done], written[done]);
+                self.write_used(ids[done], written, slots);
+                done += 1;
+            }
+        }
+    }
+
+    /// Gives back chains of one descriptor, up to the end of the ring; returns how many. None if
+    /// nothing is unpublished: the first is to be held back.
+    #[inline]
+    fn give_back_run(&mut self, ids: &[u16], written: &[u32]) -> usize {
+        if self.given == 0 {
+            return 0;
+        }
+        let PackedPoint { index, wrap } = self.used;
+        let bits = used_bits(wrap);
+        let chains = ids.iter().zip(written);
+        let entries = self.held.entries();
+        let mut done = 0;
+        for (descriptor, (&id, &written)) in
+            self.tables.ring[usize::from(index)..].iter().zip(chains)
+        {
+            let entry = &mut entries[usize::from(id)];
+            if !entry.is_single() {
+                break;
+            }
+            let (written, _) = entry.release(written);
             descriptor.set_id(id, Ordering::Relaxed);
             descriptor.set_len(written, Ordering::Relaxed);
-            let flags = used_bits(used.wrap) | if written > 0 { flag::WRITE } else { 0 };
-            // As in `write_used`: holding back the first holds back all.
-            if given == 0 {
-                unpublished = (used.index, flags);
-            } else {
-                descriptor.set_flags(flags, Ordering::Relaxed);
-            }
-            used = used.advanced(slots, size);
-            given += slots;
-        });
-        self.taken -= given - self.given;
-        (self.used, self.given, self.unpublished) = (used, given, unpublished);
+            let flags = bits | if written > 0 { flag::WRITE } else { 0 };
+            descriptor.set_flags(flags, Ordering::Relaxed);
+            done += 1;
+        }
+        self.held.count_released(done.into());
+        self.used = self.used.advanced(done, self.size);
+        self.given += done;
+        done.into()
     }
 
     /// With IN_ORDER, gives back as many as are the first in flight; returns how many.
@@ -108,7 +147,6 @@ impl PackedDevice {
             used = used.advanced(due.slots, size);
             given += due.slots;
         });
-        self.taken -= given - self.given;
         (self.used, self.given, self.unpublished) = (used, given, unpublished);
         first
     }

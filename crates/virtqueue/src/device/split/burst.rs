@@ -1,4 +1,5 @@
 use super::{ENTRIES, SplitDevice};
+use crate::burst::runs;
 use crate::device::flag;
 use crate::{Burst, Segment};
 use mem::DriverAddress;
@@ -8,10 +9,31 @@ use mem::sync::Ordering;
 const LINE: usize = 8;
 
 impl SplitDevice {
-    /// Chains that the driver had made available when we last looked.
+    /// Chains that the driver has made available, up to `most` if known to be so many.
     #[inline]
-    fn ready(&self) -> usize {
-        self.seen_available.wrapping_sub(self.next_available).into()
+    fn ready(&mut self, most: usize) -> usize {
+        let ready = |queue: &Self| queue.seen_available.wrapping_sub(queue.next_available).into();
+        if ready(self) < most {
+            // What is wrong there is for `take` to report.
+            let _ = self.look_again();
+        }
+        most.min(ready(self))
+    }
+
+    /// See [`crate::DeviceQueue::prefetch_burst`].
+    #[inline]
+    pub(in crate::device) fn prefetch_burst(&mut self, most: usize) {
+        let ready = self.ready(most);
+        let size = self.mask + 1;
+        for places in runs(self.next_available & self.mask, ready, size) {
+            for head in &self.tables.available[ENTRIES..][places] {
+                let head = u16::from_le(head.load(Ordering::Relaxed));
+                self.tables.descriptors.prefetch(head.into(), false);
+            }
+        }
+        for places in runs(self.next_used & self.mask, ready, size) {
+            places.step_by(LINE).for_each(|at| self.tables.used.prefetch(at, true));
+        }
     }
 
     /// See [`crate::DeviceQueue::take_burst`].
@@ -19,43 +41,39 @@ impl SplitDevice {
         if self.log.is_some() {
             return;
         }
-        let mut ready = self.ready();
-        if ready < most {
-            // What is wrong there is for `take` to report.
-            let _ = self.look_again();
-            ready = self.ready();
-        }
-        let (descriptors, available) = (&self.tables.descriptors, &*self.tables.available);
-        let mut at = self.next_available;
         // Bounded by the queue size, which `look_again` held the index against.
-        let most = most.min(burst.room()).min(ready);
-        for ahead in 0..most as u16 {
-            let slot = ENTRIES + usize::from(at.wrapping_add(ahead) & self.mask);
-            let head = u16::from_le(available[slot].load(Ordering::Relaxed));
-            descriptors.prefetch(head.into(), false);
-        }
-        for ahead in (0..most as u16).step_by(LINE) {
-            let slot = self.next_used.wrapping_add(ahead) & self.mask;
-            self.tables.used.prefetch(slot.into(), true);
-        }
-        for _ in 0..most {
-            let slot = ENTRIES + usize::from(at & self.mask);
-            let head = u16::from_le(available[slot].load(Ordering::Relaxed));
-            let Some(descriptor) = descriptors.get(usize::from(head)) else { break };
-            let (flags, len) =
-                (descriptor.flags(Ordering::Relaxed), descriptor.len(Ordering::Relaxed));
-            let single = flags & (flag::NEXT | flag::INDIRECT) == 0 && len > 0;
-            if !single || !self.held.is_free(head) {
+        let ready = self.ready(most.min(burst.room()));
+        for places in runs(self.next_available & self.mask, ready, self.mask + 1) {
+            let heads = &self.tables.available[ENTRIES..][places];
+            let (descriptors, entries) = (&*self.tables.descriptors, self.held.entries());
+            let taken = burst.extend(heads.len(), |ids, segments, writable| {
+                let spare = ids.iter_mut().zip(segments).zip(writable);
+                let mut taken = 0;
+                for (head, ((id, segment), write)) in heads.iter().zip(spare) {
+                    *id = u16::from_le(head.load(Ordering::Relaxed));
+                    let head = usize::from(*id);
+                    let Some(descriptor) = descriptors.get(head) else { break };
+                    let flags = descriptor.flags(Ordering::Relaxed);
+                    let len = descriptor.len(Ordering::Relaxed);
+                    *write = flags & flag::WRITE != 0;
+                    if flags & (flag::NEXT | flag::INDIRECT) != 0
+                        || len == 0
+                        || !entries[head].claim(if *write { len } else { 0 })
+                    {
+                        break;
+                    }
+                    let addr = DriverAddress(descriptor.addr(Ordering::Relaxed));
+                    *segment = Segment { addr, len };
+                    taken += 1;
+                }
+                taken
+            });
+            self.next_available = self.next_available.wrapping_add(taken.len() as u16);
+            self.held.count_claimed(taken);
+            if taken.len() < heads.len() {
                 break;
             }
-            let writable = flags & flag::WRITE != 0;
-            let addr = DriverAddress(descriptor.addr(Ordering::Relaxed));
-            self.held.insert_uncounted(head, if writable { len } else { 0 }, 1);
-            burst.push(head, Segment { addr, len }, writable);
-            at = at.wrapping_add(1);
         }
-        self.held.count_inserted(at.wrapping_sub(self.next_available));
-        self.next_available = at;
     }
 
     /// See [`crate::DeviceQueue::give_back_burst`].
@@ -75,16 +93,20 @@ impl SplitDevice {
             }
             return self.write_due();
         }
-        let (used, mask) = (&*self.tables.used, self.mask);
-        // A copy, which stays in a register.
-        let mut next = self.next_used;
-        self.held.remove_all(ids, written, |id, written, _| {
-            let element = &used[usize::from(next & mask)];
-            element.set_id(id.into(), Ordering::Relaxed);
-            element.set_len(written, Ordering::Relaxed);
-            next = next.wrapping_add(1);
-        });
-        self.next_used = next;
+        let entries = self.held.entries();
+        let mut left = (ids, written);
+        for places in runs(self.next_used & self.mask, ids.len(), self.mask + 1) {
+            let elements = &self.tables.used[places];
+            let chains = left.0.iter().zip(left.1);
+            for (element, (&id, &written)) in elements.iter().zip(chains) {
+                let (written, _) = entries[usize::from(id)].release(written);
+                element.set_id(id.into(), Ordering::Relaxed);
+                element.set_len(written, Ordering::Relaxed);
+            }
+            left = (&left.0[elements.len()..], &left.1[elements.len()..]);
+        }
+        self.held.count_released(ids.len());
+        self.next_used = self.next_used.wrapping_add(ids.len() as u16);
     }
 
     /// With IN_ORDER, gives back as many as are the first in flight; returns how many.
