@@ -19,9 +19,12 @@ enum Device {
     QemuStorageDaemon,
 }
 
-/// The rows.
-pub fn cases() -> Vec<Case> {
+/// The rows that are run each time, or `all`.
+pub fn cases(all: bool) -> Vec<Case> {
     let mut cases = Vec::new();
+    if all {
+        cases.extend(seldom());
+    }
     for (kernel, admitted) in [("6.12", "net, blk"), ("7.2", "net, blk, fs")] {
         for mode in ["pass", "translate", "copy"] {
             cases.push(disk(kernel, Device::BuiltIn, mode));
@@ -48,11 +51,24 @@ pub fn cases() -> Vec<Case> {
     let name = "bare host 6.12, viaduct attach, qemu-storage-daemon";
     let programs = &["setpriv", "qemu-storage-daemon"];
     cases.push(Case::new(name, LIMIT, move |lab| serving(lab, "6.12", attach, programs)));
+    let name = "bare host 6.12, the vdpa device end on a vduse device, translate";
+    cases.push(Case::new(name, LIMIT, |lab| chained(lab, "6.12", "translate")));
     let name = "systemd takes the units of dist";
     cases.push(Case::new(name, Duration::from_secs(60), units));
     let fs = include_str!("../../guest/vduse-fs.sh");
     let name = "bare host 7.2, fs on virtiofsd by vduse, mode chosen by itself";
     cases.push(Case::new(name, LIMIT, move |lab| serving(lab, "7.2", fs, &["virtiofsd"])));
+    cases
+}
+
+/// The rows of the long run only.
+fn seldom() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for kernel in ["6.12", "7.2"] {
+        let name = format!("bare host {kernel}, the vdpa device end on a vduse device, all modes");
+        let modes = "pass translate copy";
+        cases.push(Case::new(name, LIMIT, move |lab| chained(lab, kernel, modes)));
+    }
     cases
 }
 
@@ -148,6 +164,15 @@ fn refused(lab: &Lab, kernel: &str, admitted: &str) -> Result<()> {
     let mut guest = plan.own_program(&lab.viaduct_path()?)?.boot()?;
     let script = include_str!("../../guest/vduse-refused.sh");
     guest.shell.run(&format!(": vduse-refused.sh\nadmitted='{admitted}'\n{script}"))?;
+    Ok(())
+}
+
+fn chained(lab: &Lab, kernel: &str, modes: &str) -> Result<()> {
+    let plan = on_bare_host(Guest::plan(lab, kernel)).module("vhost_vdpa").program("fio");
+    let mut guest = plan.own_program(&lab.viaduct_path()?)?.boot()?;
+    let functions = include_str!("../../guest/vduse-serve.sh");
+    let script = include_str!("../../guest/vdpa.sh");
+    guest.shell.run_within(LIMIT, &format!(": vdpa.sh\nmodes='{modes}'\n{functions}{script}"))?;
     Ok(())
 }
 

@@ -102,7 +102,7 @@ pub fn cases(all: bool) -> Vec<Case> {
             }
         }
     }
-    cases.extend(crate::bare_host::cases());
+    cases.extend(crate::bare_host::cases(all));
     cases.extend(crate::cards::cases());
     cases
 }

@@ -20,6 +20,7 @@ mod timer;
 mod uring;
 mod vdpa_netlink;
 mod vduse;
+mod vhost_vdpa;
 mod window;
 
 pub use allocator::{CountingAllocator, allocations};
@@ -43,4 +44,5 @@ pub use vduse::{
     VDUSE_API_LATEST, VDUSE_NAME_MAX, VduseConfig, VduseControl, VduseDevice, VduseIotlbEntry,
     VduseMessage, VduseQueueInfo, VduseRequest,
 };
+pub use vhost_vdpa::{VdpaAbilities, VdpaQueue, VdpaRange, VhostVdpa};
 pub use window::WindowSignal;

@@ -4,6 +4,7 @@
 //! help text, `doctor` and the end-to-end rows come from the table.
 #![forbid(unsafe_code)]
 
+mod vdpa;
 mod vduse;
 mod vfio_user;
 mod vhost_user;
@@ -73,4 +74,4 @@ pub struct Findings {
 
 /// Every transport.
 pub static TRANSPORTS: &[&Transport] =
-    &[&vfio_user::TRANSPORT, &vhost_user::TRANSPORT, &vduse::TRANSPORT];
+    &[&vfio_user::TRANSPORT, &vhost_user::TRANSPORT, &vduse::TRANSPORT, &vdpa::TRANSPORT];
