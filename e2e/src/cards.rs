@@ -101,7 +101,7 @@ fn compile(lab: &Lab, name: &str, source: &str) -> Result<PathBuf> {
 }
 
 /// A program that runs inside the guest, built by the root's compiler.
-fn driver(lab: &Lab, name: &str, source: &str) -> Result<PathBuf> {
+pub(crate) fn driver(lab: &Lab, name: &str, source: &str) -> Result<PathBuf> {
     let source = lab.write(&format!("guest-{name}.c"), source.as_bytes())?;
     let program = lab.path(name);
     let mut gcc = lab.program("gcc")?;
@@ -153,9 +153,9 @@ fn hesitant(lab: &Lab, is_shared: bool) -> Result<()> {
 }
 
 /// A port with its model.
-struct Card {
-    viaduct: Daemon,
-    socket: PathBuf,
+pub(crate) struct Card {
+    pub(crate) viaduct: Daemon,
+    pub(crate) socket: PathBuf,
 }
 
 impl Card {
@@ -164,7 +164,12 @@ impl Card {
         Card::command(lab, &program.to_string_lossy(), &[], &[])
     }
 
-    fn command(
+    /// The DMA engine in Rust.
+    pub(crate) fn start_rust(lab: &Lab) -> Result<Card> {
+        Card::start(lab, Model::Rust)
+    }
+
+    pub(crate) fn command(
         lab: &Lab,
         model: &str,
         options: &[&str],
@@ -179,7 +184,7 @@ impl Card {
         Ok(Card { viaduct, socket })
     }
 
-    fn plug<'l>(&self, plan: Plan<'l>) -> Plan<'l> {
+    pub(crate) fn plug<'l>(&self, plan: Plan<'l>) -> Plan<'l> {
         plug(plan, &self.socket)
     }
 }

@@ -18,6 +18,7 @@ pub mod console;
 pub mod cpio;
 pub mod daemon;
 pub mod driver;
+pub mod faults;
 pub mod firmware;
 pub mod guest;
 pub mod initrd;

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -194,15 +194,32 @@ The file:
   driver = \"vhost-user:/run/rng.sock\"
   device = \"rng:\"
 
-The settings of a table are those of 'viaduct bridge'. SIGUSR1 prints the counters of all queues.";
+  [pcie.card]
+  socket = \"/run/card.sock\"
+  model = \"./my-device\"
+  faults = [\"slow,delay=1ms\", \"link-down,after=10s,for=2s\"]
+
+The settings of a bridge are those of 'viaduct bridge'; a PCIe device has model-socket, deadline and
+patience too, as 'viaduct pcie' has them. SIGUSR1 prints the counters of all queues.";
+
+/// How long a model may take for an answer.
+const DEADLINE_MS: u64 = 100;
+/// How long it may take nothing.
+const PATIENCE_MS: u64 = 2000;
+/// How much may wait for it.
+const BACKLOG_KIB: usize = 4096;
 
 /// `viaduct pcie`.
 #[derive(Args, Debug)]
-#[command(after_help = PCIE_HELP)]
+#[command(after_help = PCIE_HELP, args_conflicts_with_subcommands = true)]
+#[command(subcommand_negates_reqs = true)]
 pub struct Pcie {
+    /// What else to do
+    #[command(subcommand)]
+    pub action: Option<PcieAction>,
     /// Listen here for the virtual machine (vfio-user)
-    #[arg(long, value_name = "PATH")]
-    pub socket: PathBuf,
+    #[arg(long, value_name = "PATH", required = true)]
+    socket: Option<PathBuf>,
     /// Start this command as the model, and again whenever it ends
     #[arg(long, value_name = "COMMAND")]
     pub model: Option<String>,
@@ -217,19 +234,77 @@ pub struct CardService {
     #[arg(long, value_name = "PATH")]
     pub model_socket: Option<PathBuf>,
     /// Milliseconds the model may take for an answer, before the driver gets all ones
-    #[arg(long, value_name = "MS", default_value_t = 100)]
+    #[arg(long, value_name = "MS", default_value_t = DEADLINE_MS)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=4000))]
     pub deadline: u64,
     /// Milliseconds a model that was started here may take nothing, before it is ended
-    #[arg(long, value_name = "MS", default_value_t = 2000)]
+    #[arg(long, value_name = "MS", default_value_t = PATIENCE_MS)]
     pub patience: u64,
     /// KiB of writes that may wait for the model, before it is given up
-    #[arg(long, value_name = "KIB", default_value_t = 4096)]
+    #[arg(long, value_name = "KIB", default_value_t = BACKLOG_KIB)]
     pub backlog: usize,
     /// Print QEMU's options for a conventional PCI device
     #[arg(long)]
     pub conventional: bool,
+    /// Misbehave from the beginning on, as 'viaduct pcie fault' has it
+    #[arg(long = "fault", value_name = "FAULT")]
+    pub faults: Vec<String>,
 }
+
+impl Default for CardService {
+    fn default() -> Self {
+        Self {
+            model_socket: None,
+            deadline: DEADLINE_MS,
+            patience: PATIENCE_MS,
+            backlog: BACKLOG_KIB,
+            conventional: false,
+            faults: Vec::new(),
+        }
+    }
+}
+
+impl Pcie {
+    /// Where the virtual machine connects.
+    pub fn socket(&self) -> &Path {
+        // Required unless there is an action.
+        self.socket.as_deref().unwrap_or(Path::new(""))
+    }
+}
+
+/// What follows `viaduct pcie`.
+#[derive(Subcommand, Debug)]
+pub enum PcieAction {
+    /// Makes a running port misbehave, as a broken device would
+    Fault(PcieFault),
+}
+
+/// `viaduct pcie fault`.
+#[derive(Args, Debug)]
+#[command(after_help = FAULT_HELP)]
+pub struct PcieFault {
+    /// The port's socket for the virtual machine; without it all faults are listed
+    pub socket: Option<PathBuf>,
+    /// Faults, or 'clear', 'clear NAME...', 'list'
+    #[arg(value_name = "FAULT")]
+    pub words: Vec<String>,
+}
+
+const FAULT_HELP: &str = "\
+A fault is NAME,key=value,...
+  bar=N, at=OFFSET, len=BYTES   only accesses to these bytes (4 from 'at' on unless told otherwise);
+                   for dma-* 'at' is an address in the machine's memory, for interrupt-* a vector
+  value=N          what the fault's line in the list says
+  delay=TIME, jitter=TIME   how late, and up to how much more, as 5ms; at most 4s
+  count=N, skip=N  how many times, and how many times not before the first
+  after=TIME, for=TIME      when it begins, how long it lasts
+
+Examples:
+  viaduct pcie fault
+  viaduct pcie fault /tmp/dev.sock timeout,bar=0,at=0x20,count=1
+  viaduct pcie fault /tmp/dev.sock link-down,for=2s
+  viaduct pcie fault /tmp/dev.sock slow,delay=1ms,jitter=5ms interrupt-lost,count=3
+  viaduct pcie fault /tmp/dev.sock clear";
 
 const PCIE_HELP: &str = "\
 The model is any program that links libviaduct, or a Rust program with the crate 'port': it finds

@@ -24,9 +24,17 @@ pub struct PcieCapability {
 impl PcieCapability {
     /// Offset in the capability of the byte that initiates a function level reset: the upper one of
     /// Device Control.
-    pub(super) const FLR_BYTE: usize = 9;
+    pub const FLR_BYTE: usize = 9;
     /// Its bit there.
-    pub(super) const FLR_BIT: u8 = 0x80;
+    pub const FLR_BIT: u8 = 0x80;
+    /// Offset in the capability of Device Status.
+    pub const DEVICE_STATUS: usize = 10;
+    /// Its bits that tell of errors: correctable, non-fatal, fatal, unsupported request.
+    pub const ERRORS: u8 = 0x0f;
+    /// Non-Fatal Error Detected among them.
+    pub const NON_FATAL: u8 = 1 << 1;
+    /// Unsupported Request Detected among them.
+    pub const UNSUPPORTED: u8 = 1 << 3;
     /// Size in bytes without the id and the link.
     const BODY: usize = 58;
 
@@ -54,7 +62,9 @@ impl PcieCapability {
         body[16..18].copy_from_slice(&0x11u16.to_le_bytes());
         // Device Control 2: completion timeout, and the rest that does nothing here.
         mask[38..40].copy_from_slice(&0x001fu16.to_le_bytes());
-        config.add_capability(capability_id::PCI_EXPRESS, &body, &mask)
+        let at = config.add_capability(capability_id::PCI_EXPRESS, &body, &mask)?;
+        config.allow_clearing(at + Self::DEVICE_STATUS, &[Self::ERRORS]);
+        Ok(at)
     }
 }
 

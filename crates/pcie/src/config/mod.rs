@@ -55,6 +55,12 @@ pub mod command {
 pub mod status {
     pub const INTERRUPT: u16 = 1 << 3;
     pub const CAPABILITIES: u16 = 1 << 4;
+    /// The function has aborted a request.
+    pub const SIGNALED_ABORT: u16 = 1 << 11;
+    /// A request of the function was not supported by whoever got it.
+    pub const RECEIVED_MASTER_ABORT: u16 = 1 << 13;
+    /// The function has received poisoned data.
+    pub const DETECTED_PARITY: u16 = 1 << 15;
     /// The error bits, cleared by writing ones.
     pub const ERRORS: u16 = 0xf900;
 }

@@ -312,6 +312,13 @@ impl ConfigSpace {
         }
     }
 
+    /// Lets a driver clear the bits of `mask`, beginning at `at`, by writing ones.
+    pub fn allow_clearing(&mut self, at: usize, mask: &[u8]) {
+        if let Some(place) = self.clearable.get_mut(at..at.saturating_add(mask.len())) {
+            place.copy_from_slice(mask);
+        }
+    }
+
     /// Takes the bytes as they are now for what a reset brings back.
     pub fn settle(&mut self) {
         self.pristine.clone_from(&self.bytes);
@@ -339,6 +346,18 @@ impl ConfigSpace {
     #[must_use]
     pub fn is_msi_enabled(&self) -> bool {
         self.msi_control() & 1 != 0
+    }
+
+    /// Where the capability `id` is, if it is one of power management, MSI, MSI-X and PCI Express.
+    #[must_use]
+    pub fn capability(&self, id: u8) -> Option<usize> {
+        match id {
+            capability_id::PCI_EXPRESS => self.express,
+            capability_id::POWER_MANAGEMENT => self.power,
+            capability_id::MSI => self.msi,
+            capability_id::MSIX => self.msix,
+            _ => None,
+        }
     }
 
     /// The power state, 0 (D0) to 3 (D3hot).

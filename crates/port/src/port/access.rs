@@ -12,11 +12,19 @@ use crate::link::Lost;
 impl Port {
     pub(super) fn read_bar(&mut self, at: BarAddress, answer: Completion) {
         let len = answer.len();
+        let mut edit = None;
+        let answer = if self.faults.is_quiet() {
+            answer
+        } else {
+            edit = self.faults.edit(at, len, Instant::now());
+            let Some(answer) = self.faulty_read(at, answer) else { return };
+            answer
+        };
         if !self.can_ask() || self.reads.len() >= MAX_READS || len > MAX_READ_BYTES {
             return answer.all_ones();
         }
         let begin = Instant::now();
-        let first = self.reads.begin(answer, begin + self.options.deadline);
+        let first = self.reads.begin(answer, begin + self.options.deadline, edit);
         if let Some(link) = &self.link {
             link.wake();
         }
@@ -30,11 +38,8 @@ impl Port {
     }
 
     pub(super) fn write_bar(&mut self, at: BarAddress, bytes: &[u8]) {
-        for (part, data) in bytes.chunks(MAX_DATA).enumerate() {
-            let offset = at.offset + (part * MAX_DATA) as u64;
-            let record = Record::new(RequestKind::Write).detail(at.bar).at(offset);
-            self.with_link(|link| link.send(record, data));
-        }
+        let times = if self.faults.is_quiet() { 1 } else { self.faulty_write(at, bytes.len()) };
+        (0..times).for_each(|_| self.send_write(at, bytes));
     }
 
     /// Whether there is a model that listens.
@@ -91,7 +96,7 @@ impl Port {
             link.wake_port.signal();
         }
         let given_up = self.silent_since.zip(self.options.patience).map(|(at, for_)| at + for_);
-        let due = [self.reads.deadline(), self.gate.deadline(), given_up];
+        let due = [self.reads.deadline(), self.gate.deadline(), given_up, self.faults_due()];
         let due = due.into_iter().flatten().min();
         if due != self.timer_at {
             self.timer_at = due;
@@ -112,6 +117,7 @@ impl Port {
         let now = Instant::now();
         self.gate.expire(now);
         self.hear_silence();
+        self.expire_faults(now);
         let late = self.reads.expire(now);
         if late == 0 {
             return;

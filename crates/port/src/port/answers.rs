@@ -27,6 +27,7 @@ impl Port {
                 }
                 key::DMA => self.collect_transfers(),
                 key::TIMER => self.expire(),
+                key::CONTROL => self.hear_control(),
                 _ => {}
             }
         }
@@ -86,24 +87,31 @@ impl Port {
             AnswerKind::MemoryDone => self.memory_done = self.memory_done.max(record.tag),
             AnswerKind::DmaRead | AnswerKind::DmaWrite => {
                 let wanted = record.flags & flag::POSTED == 0;
-                self.transfer_done(Transfer { tag: record.tag, wanted }, None);
+                self.transfer_done(Transfer { tag: record.tag, wanted, right: None }, None);
             }
             _ => {}
         }
     }
 
-    fn transfer(&mut self, record: Record<AnswerKind>, data: &[u8]) {
+    fn transfer(&mut self, mut record: Record<AnswerKind>, data: &[u8]) {
         let is_read = record.kind == AnswerKind::DmaRead;
         let wanted = is_read || record.flags & flag::POSTED == 0;
-        let transfer = Transfer { tag: record.tag, wanted };
+        let mut transfer = Transfer { tag: record.tag, wanted, right: None };
         let is_master = self.config.command() & command::BUS_MASTER != 0;
         let fits = !is_read || record.value <= MAX_DATA as u64;
-        let Some(dma) = self.dma.as_mut().filter(|_| is_master && fits) else {
-            return self.transfer_done(transfer, None);
-        };
-        if self.transfers.len() >= 2 * MAX_TRANSFERS {
+        if !is_master || !fits || self.transfers.len() >= 2 * MAX_TRANSFERS {
             return self.transfer_done(transfer, None);
         }
+        let mut changed = Vec::new();
+        let mut data = data;
+        if !self.faults.is_quiet() {
+            changed.extend_from_slice(data);
+            if self.faulty_transfer(&mut record, &mut changed, &mut transfer).is_some() {
+                return;
+            }
+            data = &changed;
+        }
+        let Some(dma) = &mut self.dma else { return self.transfer_done(transfer, None) };
         let number = self.next_transfer;
         self.next_transfer += 1;
         self.transfers.insert(number, transfer);
@@ -116,13 +124,16 @@ impl Port {
         self.collect_transfers();
     }
 
-    fn collect_transfers(&mut self) {
+    pub(super) fn collect_transfers(&mut self) {
         let Some(dma) = &mut self.dma else { return };
         let mut done = Vec::new();
         dma.poll(|number, result| done.push((number, result.map(<[u8]>::to_vec).ok())));
-        for (number, result) in done {
+        for (number, mut result) in done {
             if let Some(transfer) = self.transfers.remove(&number) {
-                self.transfer_done(transfer, Some(result).flatten().as_deref());
+                if let (Some(right), Some(bytes)) = (transfer.right, &mut result) {
+                    bytes.iter_mut().skip(right).for_each(|byte| *byte = 0xff);
+                }
+                self.transfer_done(transfer, result.as_deref());
             }
         }
         if !self.is_writing() {
@@ -147,7 +158,7 @@ impl Port {
         self.dma.as_ref().is_some_and(pcie::Dma::is_busy)
     }
 
-    fn interrupt(&self, record: &Record<AnswerKind>) {
+    pub(super) fn signal(&self, record: &Record<AnswerKind>) {
         let Some(host) = &self.host else { return };
         // A vector that does not fit is one that there is not.
         let vector = u16::try_from(record.value).unwrap_or(u16::MAX);

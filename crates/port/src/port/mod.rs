@@ -2,6 +2,7 @@
 
 mod access;
 mod answers;
+mod faulty;
 mod gate;
 mod reads;
 
@@ -18,9 +19,11 @@ use sys::{Epoll, Interest, Listener, Timer};
 use wire::cosim::{AnswerKind, Hello, Record, RequestKind, State, reset};
 use worker::SpinWindow;
 
+use crate::fault::{Control, Fault, Faults};
 use crate::limits::{BACKLOG_BYTES, DEADLINE};
 use crate::link::{Link, Lost};
 use crate::memory::Told;
+use faulty::Late;
 use gate::Gate;
 use reads::Reads;
 
@@ -43,6 +46,10 @@ pub struct PortOptions {
     pub on_given_up: Option<Tell>,
     /// Called when a model was let in.
     pub on_attached: Option<Tell>,
+    /// Faults from the beginning on.
+    pub faults: Vec<Fault>,
+    /// By which the port is told things while it runs.
+    pub control: Option<Control>,
 }
 
 impl Default for PortOptions {
@@ -50,7 +57,17 @@ impl Default for PortOptions {
         let (deadline, backlog_bytes) = (DEADLINE, BACKLOG_BYTES);
         let (patience, on_given_up, on_attached) = (None, None, None);
         let max_spin = worker::MAX_SPIN;
-        Self { deadline, backlog_bytes, max_spin, patience, on_given_up, on_attached }
+        let (faults, control) = (Vec::new(), None);
+        Self {
+            deadline,
+            backlog_bytes,
+            max_spin,
+            patience,
+            on_given_up,
+            on_attached,
+            faults,
+            control,
+        }
     }
 }
 
@@ -88,6 +105,7 @@ mod key {
     pub const WAKE: u64 = 3;
     pub const DMA: u64 = 4;
     pub const TIMER: u64 = 5;
+    pub const CONTROL: u64 = 6;
 }
 
 /// A function whose other side is a model in another process. See the [crate](crate).
@@ -129,12 +147,17 @@ pub struct Port {
     timer: Timer,
     timer_at: Option<Instant>,
     data: Vec<u8>,
+    faults: Faults,
+    /// What faults have put off.
+    late: Vec<(Instant, Late)>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Transfer {
     tag: u64,
     wanted: bool,
+    /// How many of the bytes that are read are right, if not all.
+    right: Option<usize>,
 }
 
 impl Port {
@@ -181,7 +204,17 @@ impl Port {
             timer,
             timer_at: None,
             data: Vec::new(),
+            faults: Faults::default(),
+            late: Vec::new(),
         };
+        if let Some(control) = &port.options.control {
+            let added = port.epoll.add(control.event(), key::CONTROL, Interest::Read);
+            added.map_err(system("wait for whoever controls the port"))?;
+        }
+        let now = Instant::now();
+        for fault in std::mem::take(&mut port.options.faults) {
+            port.faults.add(fault, now);
+        }
         port.attach(&hello, socket);
         Ok(Some(port))
     }
@@ -228,6 +261,7 @@ impl Port {
     fn forget_work(&mut self) {
         self.reads.answer_all_with_ones();
         self.held.clear();
+        self.late.clear();
         if let Some(dma) = &mut self.dma {
             dma.forget();
         }
@@ -266,7 +300,8 @@ impl Port {
     /// away is touched any more.
     fn tell_memory(&mut self) {
         let (Some(host), Some(link)) = (&self.host, &self.link) else { return };
-        let changes = self.told.changes(&host.memory.current(), link.direct);
+        let direct = link.direct && !self.faults.concern_dma();
+        let changes = self.told.changes(&host.memory.current(), direct);
         let mut wait_for = None;
         for (change, fds) in changes {
             let number = change.number;
@@ -373,7 +408,11 @@ impl Function for Port {
     }
 
     fn config_write(&mut self, at: u64, bytes: &[u8]) -> ConfigEffect {
-        let effect = self.config.write(at, bytes);
+        let mut bytes = bytes.to_vec();
+        if !self.faults.is_quiet() && !self.faulty_config_write(at, &mut bytes) {
+            return ConfigEffect::default();
+        }
+        let effect = self.config.write(at, &bytes);
         if effect.reset {
             self.reset(ResetKind::Function);
         }
@@ -384,6 +423,13 @@ impl Function for Port {
         self.tell_state();
         self.settle();
         effect
+    }
+
+    fn config_read(&mut self, at: u64, into: &mut [u8]) {
+        self.config.read(at, into);
+        if !self.faults.is_quiet() {
+            self.faulty_config(at, into);
+        }
     }
 
     fn memory_changed(&mut self) {

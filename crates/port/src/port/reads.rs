@@ -6,6 +6,8 @@ use std::time::Instant;
 use pcie::Completion;
 use wire::cosim::MAX_DATA;
 
+use crate::fault::Edit;
+
 /// A read on its way, in as many parts as records have room for.
 #[derive(Debug)]
 struct Read {
@@ -14,6 +16,7 @@ struct Read {
     bytes: Vec<u8>,
     answer: Completion,
     deadline: Instant,
+    edit: Option<Edit>,
 }
 
 /// Reads in order of their deadlines.
@@ -21,24 +24,33 @@ struct Read {
 pub struct Reads {
     waiting: VecDeque<Read>,
     next_tag: u64,
+    /// Answers that are held back until their time has come.
+    held: Vec<(Instant, Completion, Vec<u8>)>,
 }
 
 impl Reads {
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.held.len()
     }
 
+    /// Whether none waits for the model.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// A read that wants an answer before `deadline`; the tag of its first part.
-    pub fn begin(&mut self, answer: Completion, deadline: Instant) -> u64 {
+    /// A read that gets `bytes`, but not before `until`.
+    pub fn hold(&mut self, answer: Completion, bytes: Vec<u8>, until: Instant) {
+        self.held.push((until, answer, bytes));
+    }
+
+    /// A read that wants an answer before `deadline`, changed by `edit`; the tag of its first part.
+    pub fn begin(&mut self, answer: Completion, deadline: Instant, edit: Option<Edit>) -> u64 {
         let first_tag = self.next_tag;
         let parts = answer.len().div_ceil(MAX_DATA);
         self.next_tag += parts as u64;
         let bytes = vec![0xff; answer.len()];
-        self.waiting.push_back(Read { first_tag, parts_left: parts, bytes, answer, deadline });
+        let parts_left = parts;
+        self.waiting.push_back(Read { first_tag, parts_left, bytes, answer, deadline, edit });
         first_tag
     }
 
@@ -58,17 +70,30 @@ impl Reads {
         if read.parts_left == 0
             && let Some(read) = self.waiting.remove(at)
         {
-            read.answer.answer(&read.bytes);
+            self.finish(read);
+        }
+    }
+
+    fn finish(&mut self, mut read: Read) {
+        let Some(edit) = read.edit else { return read.answer.answer(&read.bytes) };
+        edit.apply(&mut read.bytes);
+        match edit.until {
+            Some(until) => self.hold(read.answer, read.bytes, until),
+            None => read.answer.answer(&read.bytes),
         }
     }
 
     /// When the next one is too late.
     pub fn deadline(&self) -> Option<Instant> {
-        self.waiting.front().map(|read| read.deadline)
+        let held = self.held.iter().map(|held| held.0).min();
+        self.waiting.front().map(|read| read.deadline).into_iter().chain(held).min()
     }
 
-    /// Gives up those that are too late; how many there were.
+    /// Gives up those that are too late, how many there were; answers those whose time has come.
     pub fn expire(&mut self, now: Instant) -> usize {
+        for (_, answer, bytes) in self.held.extract_if(.., |held| held.0 <= now) {
+            answer.answer(&bytes);
+        }
         let late = self.waiting.partition_point(|read| read.deadline <= now);
         self.waiting.drain(..late).for_each(|read| read.answer.all_ones());
         late
@@ -77,6 +102,7 @@ impl Reads {
     /// Gives up all.
     pub fn answer_all_with_ones(&mut self) {
         self.waiting.drain(..).for_each(|read| read.answer.all_ones());
+        self.held.drain(..).for_each(|(_, answer, _)| answer.all_ones());
     }
 }
 

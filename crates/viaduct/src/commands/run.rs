@@ -1,15 +1,17 @@
-//! `viaduct run`: many bridges in one process, from a TOML file.
+//! `viaduct run`: many bridges and ports in one process, from a TOML file.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
 use crate::address::{self, Address, Usage};
-use crate::cli::Run;
-use crate::commands::bridge;
+use crate::cli::{self, Run};
+use crate::commands::{bridge, pcie};
 use crate::monitor::Reports;
 use crate::supervisor;
 
@@ -23,6 +25,24 @@ struct File {
     spin: Option<u64>,
     #[serde(default)]
     bridge: BTreeMap<String, Entry>,
+    #[serde(default)]
+    pcie: BTreeMap<String, Port>,
+}
+
+/// A PCIe device whose model is another process, as `viaduct pcie` serves one.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Port {
+    socket: PathBuf,
+    model: Option<String>,
+    #[serde(rename = "model-socket")]
+    model_socket: Option<PathBuf>,
+    /// Milliseconds.
+    deadline: Option<u64>,
+    /// Milliseconds.
+    patience: Option<u64>,
+    #[serde(default)]
+    faults: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -39,8 +59,9 @@ pub fn run(options: &Run) -> Result<()> {
     let text = fs::read_to_string(&options.file).with_context(|| format!("can't read {path}"))?;
     let file: File = toml::from_str(&text)
         .map_err(|error| Usage(format!("can't make sense of {path}: {error}")))?;
-    if file.bridge.is_empty() {
-        bail!(Usage(format!("{path} has no [bridge.NAME] table: see 'viaduct run --help'")));
+    if file.bridge.is_empty() && file.pcie.is_empty() {
+        let tables = "[bridge.NAME] or [pcie.NAME] table";
+        bail!(Usage(format!("{path} has no {tables}: see 'viaduct run --help'")));
     }
     let spin = file.spin.map(|us| Duration::from_micros(us.min(bridge::MAX_SPIN_US)));
     bridge::start_workers(file.workers.unwrap_or(1), spin)?;
@@ -52,7 +73,41 @@ pub fn run(options: &Run) -> Result<()> {
         reports.add(Some(name), &opened.monitor, opened.stats);
         bridges.push(opened.bridge);
     }
-    supervisor::run(bridges, Some(reports))
+    let mut ports = Vec::new();
+    for (name, entry) in &file.pcie {
+        println!("{name}:");
+        ports.push(start_port(name, entry).with_context(|| format!("pcie {name} of {path}"))?);
+    }
+    let result = match bridges.is_empty() {
+        true => {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            Ok(())
+        }
+        false => supervisor::run(bridges, Some(reports)),
+    };
+    for (name, thread) in ports {
+        let ended = thread.join().map_err(|_| anyhow!("the thread of {name} panicked"))?;
+        ended.with_context(|| format!("pcie {name} of {path}"))?;
+    }
+    result
+}
+
+/// Serves a PCIe device in a thread of its own until the program is stopped.
+fn start_port(name: &str, entry: &Port) -> Result<(String, JoinHandle<Result<()>>)> {
+    let usual = cli::CardService::default();
+    let options = cli::CardService {
+        model_socket: entry.model_socket.clone(),
+        deadline: entry.deadline.unwrap_or(usual.deadline).clamp(1, 4000),
+        patience: entry.patience.unwrap_or(usual.patience),
+        faults: entry.faults.clone(),
+        ..usual
+    };
+    let opened = pcie::Opened::open(&entry.socket, entry.model.as_deref(), &options)?;
+    let thread = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || opened.serve(|| {}))
+        .context("can't start a thread")?;
+    Ok((name.to_owned(), thread))
 }
 
 fn open(name: &str, entry: &Entry) -> Result<bridge::Opened> {
