@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// The program that drives the DMA engine from inside the guest.
 const DRIVER: &str = include_str!("../../guest/dma.c");
 /// One that reads and writes any register.
-const POKE: &str = include_str!("../../guest/poke.c");
+pub(crate) const POKE: &str = include_str!("../../guest/poke.c");
 
 /// What the model is written in.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -196,7 +196,7 @@ fn plug<'l>(plan: Plan<'l>, socket: &std::path::Path) -> Plan<'l> {
     ))
 }
 
-fn plan(lab: &Lab) -> Result<Plan<'_>> {
+pub(crate) fn plan(lab: &Lab) -> Result<Plan<'_>> {
     Guest::plan(lab, "6.12").own_program(&driver(lab, "dma", DRIVER)?)
 }
 

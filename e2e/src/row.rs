@@ -105,6 +105,7 @@ pub fn cases(all: bool) -> Vec<Case> {
     cases.extend(crate::bare_host::cases(all));
     cases.extend(crate::cards::cases());
     cases.extend(crate::faults::cases());
+    cases.extend(crate::vhdl::cases(all));
     cases
 }
 

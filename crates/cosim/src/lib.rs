@@ -13,6 +13,7 @@
 mod cache;
 mod card;
 mod error;
+mod ghdl;
 mod job;
 mod sdk;
 mod tool;
@@ -42,7 +43,7 @@ pub trait Simulator: Sync {
 }
 
 /// Every simulator.
-pub const SIMULATORS: &[&dyn Simulator] = &[&verilator::Verilator];
+pub const SIMULATORS: &[&dyn Simulator] = &[&verilator::Verilator, &ghdl::Ghdl];
 
 /// The simulator of that name.
 #[must_use]

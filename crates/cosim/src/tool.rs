@@ -26,6 +26,12 @@ impl Tool {
         Self { name: name.to_owned(), advice, command }
     }
 
+    /// What is run.
+    #[must_use]
+    pub fn program(&self) -> std::path::PathBuf {
+        self.command.get_program().into()
+    }
+
     /// With this word behind it.
     #[must_use]
     pub fn arg(mut self, word: impl AsRef<OsStr>) -> Self {
