@@ -1,5 +1,6 @@
 # What the driver of the only virtio device has agreed on: packed rings if $packed is 1, addresses
-# of a virtual IOMMU if $iommu is 1, more than one queue used if $two_queues is 1.
+# of a virtual IOMMU if $iommu is 1, more than one queue used if $two_queues is 1, indirect
+# descriptors if $indirect is 1.
 set -eu
 until test -e /sys/bus/virtio/devices/virtio0/driver; do sleep 0.1; done
 device=/sys/bus/virtio/devices/virtio0
@@ -13,6 +14,10 @@ if [ "$iommu" = 1 ]; then
     test "$(agreed 33)" = 1
     type=$(cat "$(readlink -f $device)/../iommu_group/type")
     case $type in DMA*) ;; *) echo "no addresses are translated: $type"; exit 1 ;; esac
+fi
+if [ "$indirect" = 1 ]; then
+    # Bit 28.
+    test "$(agreed 28)" = 1 || { echo "no indirect descriptors"; exit 1; }
 fi
 if [ "$two_queues" = 1 ]; then
     queues=$(ls -d $device/block/*/mq/? $device/net/*/queues/tx-? 2>/dev/null | wc -l)

@@ -54,6 +54,8 @@ pub enum Setting {
     Converted,
     /// The driver goes through a virtual IOMMU.
     Iommu,
+    /// The driver is offered indirect descriptors where it would not be.
+    Indirect,
 }
 
 /// A line of the table.
@@ -186,6 +188,9 @@ impl Row {
         if self.setting == Setting::Converted {
             settings.push(format!("ring={}", self.ring.other().name()));
         }
+        if self.setting == Setting::Indirect {
+            settings.push("indirect=on".into());
+        }
         settings
     }
 }
@@ -296,6 +301,7 @@ impl Setting {
             Setting::OutOfOrder => ", out of order",
             Setting::Converted => ", the device sees the other format",
             Setting::Iommu => ", virtual IOMMU",
+            Setting::Indirect => ", indirect",
         }
     }
 }

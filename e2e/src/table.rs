@@ -4,7 +4,7 @@
 use crate::driver::Driver::*;
 use crate::peer::Peer::*;
 use crate::row::Ring::{self, Packed, Split};
-use crate::row::Setting::{Converted, Iommu, OutOfOrder, TwoQueues};
+use crate::row::Setting::{Converted, Indirect, Iommu, OutOfOrder, TwoQueues};
 use crate::row::Way::{self, Copy, Direct, Pass, Remote, Translate};
 use crate::row::{Line, line};
 use crate::story::Story::{
@@ -95,6 +95,7 @@ pub const TABLE: &[Line] = &[
     line(VfioUser("6.12"), OwnTap,            &[Copy],              &[Packed]).with(TwoQueues),
     line(Guest("6.12"),    OwnTap,            &[Translate],         &[Split]),
     line(VfioUser("6.12"), QemuStorageDaemon, &[Copy],              &[Split]).with(Iommu),
+    line(Unshared("6.12"), OwnDisk,           &[Remote],            &[Split]).with(Indirect),
     line(VirtioUser,       Testpmd,           &[Translate],         BOTH).with(TwoQueues),
     line(VirtioUser,       Testpmd,           &[Copy],              BOTH).with(OutOfOrder),
     line(VirtioUser,       Testpmd,           RELAYED,              BOTH).with(Converted),

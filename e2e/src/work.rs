@@ -71,6 +71,7 @@ pub fn check_agreement(shell: &mut Shell, to: &Attach<'_>) -> Result<()> {
         ("packed", packed.as_str()),
         ("iommu", is(Setting::Iommu)),
         ("two_queues", is(Setting::TwoQueues)),
+        ("indirect", is(Setting::Indirect)),
     ];
     script(shell, "agreement.sh", include_str!("../../guest/agreement.sh"), &values)
 }

@@ -19,14 +19,22 @@ pub(crate) trait Control: Send {
     fn finish(self: Box<Self>) -> Option<QueuePosition>;
 }
 
-/// A task that carries a queue's chains.
-pub(crate) trait Carrier: Task {
+/// A task that carries a queue's chains, whatever moves their bytes.
+pub trait Carrier: Task {
+    /// The device went away, or came back.
     fn set_gone(&mut self, gone: bool);
+
+    /// As [`QueueBridge::restart`].
+    ///
+    /// # Errors
+    /// The rings can't be made.
     fn restart(
         &mut self,
         spec: &QueueSpec,
         tables: Option<IndirectArea>,
     ) -> Result<bool, QueueError>;
+
+    /// As [`QueueBridge::finish`].
     fn finish(self) -> QueuePosition;
 }
 

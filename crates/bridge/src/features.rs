@@ -5,6 +5,7 @@ use virtio::Features;
 use virtqueue::RingFormat;
 
 use crate::Mode;
+use crate::remote::MAX_INDIRECT_SIZE;
 
 /// What our rings do on either side, whatever the other side has.
 const OURS: Features =
@@ -21,14 +22,25 @@ const HIDDEN: Features =
 /// not only the rings; and packed rings exist only with it. IN_ORDER is only offered if the device
 /// completes in order anyway: otherwise one slow request would hold up the others, perhaps for
 /// ever.
-pub(crate) fn offered(mode: Mode, device: Features) -> Features {
+///
+/// `wanted` are features that somebody asked for; `largest_queue` is a size.
+pub(crate) fn offered(
+    mode: Mode,
+    device: Features,
+    largest_queue: u16,
+    wanted: Features,
+) -> Features {
     if mode == Mode::Pass {
         return device;
     }
     let mut offered = (device - HIDDEN) | OURS;
     if mode == Mode::Remote {
-        // Each indirect table would cost another round trip, and only split rings are mirrored.
-        offered = offered - (Features::INDIRECT_DESC | Features::RING_PACKED);
+        // Each batch with indirect tables costs another round trip, and only split rings are
+        // mirrored.
+        offered = offered - Features::RING_PACKED;
+        if !wanted.has(Features::INDIRECT_DESC) || largest_queue > MAX_INDIRECT_SIZE {
+            offered = offered - Features::INDIRECT_DESC;
+        }
     }
     if !device.has(Features::VERSION_1) {
         offered = offered - Features::RING_PACKED;
@@ -77,7 +89,7 @@ mod tests {
     #[test]
     fn ring_features_are_added_and_device_features_kept() {
         let device = Features::VERSION_1 | BLK_FLUSH | Features::NOTIFICATION_DATA;
-        let offered = offered(Mode::Copy, device);
+        let offered = offered(Mode::Copy, device, 256, Features::NONE);
         assert!(offered.has(OURS | BLK_FLUSH | Features::VERSION_1));
         assert!((offered & (Features::NOTIFICATION_DATA | Features::IN_ORDER)).is_empty());
         let accepted = OURS | BLK_FLUSH | Features::VERSION_1 | Features::ACCESS_PLATFORM;
@@ -88,9 +100,14 @@ mod tests {
     #[test]
     fn packed_needs_version_1_on_both_sides() {
         let old = Features::RING_PACKED | BLK_FLUSH;
-        assert!((offered(Mode::Translate, old) & Features::RING_PACKED).is_empty());
+        assert!(
+            (offered(Mode::Translate, old, 256, Features::NONE) & Features::RING_PACKED).is_empty()
+        );
         let new = old | Features::VERSION_1;
-        assert!(!acceptable(Features::RING_PACKED, offered(Mode::Translate, new)));
+        assert!(!acceptable(
+            Features::RING_PACKED,
+            offered(Mode::Translate, new, 256, Features::NONE)
+        ));
         let legacy_driver = for_device(BLK_FLUSH, new, Some(RingFormat::Packed));
         assert_eq!(legacy_driver, BLK_FLUSH);
     }
@@ -107,8 +124,18 @@ mod tests {
     }
 
     #[test]
+    fn indirect_tables_behind_a_link_have_to_be_asked_for() {
+        let device = Features::VERSION_1 | OURS;
+        let has =
+            |size, wanted| offered(Mode::Remote, device, size, wanted).has(Features::INDIRECT_DESC);
+        assert!(!has(256, Features::NONE));
+        assert!(has(MAX_INDIRECT_SIZE, Features::INDIRECT_DESC));
+        assert!(!has(2 * MAX_INDIRECT_SIZE, Features::INDIRECT_DESC));
+    }
+
+    #[test]
     fn pass_changes_nothing() {
         let device = Features(u64::MAX);
-        assert_eq!(offered(Mode::Pass, device), device);
+        assert_eq!(offered(Mode::Pass, device, 256, Features::NONE), device);
     }
 }

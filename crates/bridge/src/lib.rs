@@ -44,6 +44,7 @@ mod spaces;
 mod translate;
 
 pub use blocks::PoolPlace;
+pub use control::Carrier;
 pub use copy::CopyMover;
 pub use counters::{Counters, Snapshot};
 pub use mode::Mode;
@@ -53,5 +54,6 @@ pub use options::{
 };
 pub use parts::{BridgeParts, Ends, Request};
 pub use queue_bridge::QueueBridge;
+pub use remote::{RemoteParts, RemoteQueue};
 pub use shadow::Shadow;
 pub use translate::TranslateMover;

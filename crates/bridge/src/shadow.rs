@@ -139,8 +139,11 @@ impl Shadow {
     fn look_at_inner(&mut self) {
         let inner = self.inner.identity();
         self.identity = inner.clone();
+        let (mode, wanted) = (self.choice.mode, self.options.require);
+        let limit = self.options.queue_size.unwrap_or(u16::MAX);
+        let largest = inner.queue_sizes.iter().copied().max().unwrap_or(0).min(limit);
         self.identity.features =
-            features::offered(self.choice.mode, inner.features) - self.options.hide;
+            features::offered(mode, inner.features, largest, wanted) - self.options.hide;
         self.queues.resize_with(inner.queue_sizes.len(), || None);
         self.paused.resize_with(inner.queue_sizes.len(), || None);
         self.counters.resize_with(inner.queue_sizes.len(), Arc::default);
@@ -150,7 +153,7 @@ impl Shadow {
         let needs_power = !inner.features.has(Features::RING_PACKED)
             || self.options.device_format == Some(RingFormat::Split);
         for size in &mut self.identity.queue_sizes {
-            *size = (*size).min(self.options.queue_size.unwrap_or(u16::MAX));
+            *size = (*size).min(limit);
             if needs_power && *size > 0 {
                 *size = 1 << size.ilog2();
             }

@@ -31,4 +31,9 @@ proptest! {
     fn translating_keeps_two_hostile_sides_apart(bytes in bytes()) {
         noise::translating(&bytes);
     }
+
+    #[test]
+    fn messages_keep_two_hostile_sides_apart(bytes in bytes()) {
+        noise::far_away(&bytes);
+    }
 }

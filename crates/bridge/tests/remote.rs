@@ -39,6 +39,46 @@ fn all_features_of_both_sides_go_together() {
 }
 
 #[test]
+fn indirect_tables_are_brought_where_they_are_asked_for() {
+    for device in [Features::NONE, Features::INDIRECT_DESC | Features::EVENT_IDX] {
+        let mut case = case();
+        case.options.require = Features::INDIRECT_DESC;
+        (case.driver, case.device) = (Features::INDIRECT_DESC | Features::EVENT_IDX, device);
+        let guest = rig::guest::Guest::new(true);
+        // So narrow that tables come in pieces.
+        guest.link.link().max_bytes.store(40, Ordering::Relaxed);
+        let mut bench = Bench::with_guest(&case, guest);
+        assert!(bench.shadow.identity().features.has(Features::INDIRECT_DESC));
+        bench.driver.max_bytes = 300;
+        bench.driver.max_segments = 7;
+        bench.driver.run(600, |_| ());
+        let counters = bench.shadow.counters()[0].snapshot();
+        assert_eq!((counters.chains, counters.completions, counters.errors), (600, 600, 0));
+        bench.driver.spec.start_at = bench.shadow.stop_queue(0).unwrap();
+        bench.start();
+        bench.driver.run(100, |_| ());
+    }
+}
+
+#[test]
+fn an_indirect_table_costs_one_round_trip_more() {
+    let mut case = case();
+    case.options.require = Features::INDIRECT_DESC;
+    case.driver = Features::INDIRECT_DESC | Features::EVENT_IDX;
+    case.device = Features::EVENT_IDX;
+    let mut bench = Bench::new(&case);
+    bench.driver.forget_slots_from(DATA + DATA_BYTES / 2);
+    bench.driver.run(50, |_| ());
+    let batches = || bench.guest.link.link().batches.load(Ordering::SeqCst);
+    let before = batches();
+    for _ in 0..100 {
+        bench.driver.run(1, |_| ());
+    }
+    let sent = batches() - before;
+    assert!(sent > 310 && sent <= 410, "{sent} batches for 100 requests");
+}
+
+#[test]
 fn a_narrow_link_is_as_good() {
     let mut case = case();
     case.size = 256;

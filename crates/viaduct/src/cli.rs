@@ -85,6 +85,8 @@ Settings of the bridge:
                    and says why
   ring=auto|split|packed   layout of the rings towards the device
   driver-ring=auto|split|packed   layout of the rings towards the driver: auto offers it both
+  indirect=auto|on|off   whether the driver may use indirect descriptors: auto offers them except in
+                   remote mode, where more requests fit the ring with them and each takes longer
   pool=SIZE        bounce memory of a queue in copy and remote mode
   bytes-per-second=SIZE, requests-per-second=N   limits of each queue
   workers=N        threads that move requests

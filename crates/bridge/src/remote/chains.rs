@@ -2,12 +2,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mem::remote::RemoteMemory;
-use mem::{Backing, DriverAddress, MemoryError, MemoryMap};
+use mem::{Backing, DriverAddress, Mapping, MemoryError, MemoryMap, Span};
 use virtqueue::{ChainId, Segment};
 
 use super::transfers::{Op, Purpose, Transfers};
 use crate::MoverError;
-use crate::blocks::{Blocks, Cell};
 
 /// A chain taken from the driver whose readable bytes are on their way here.
 #[derive(Debug)]
@@ -65,37 +64,51 @@ impl Chains {
     }
 }
 
-/// Which way bytes go between a driver's buffer and its block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// To the block, for the chain with this ordinal.
-    Here(u32),
+/// Bytes to bring between the driver's memory and ours.
+pub(super) struct Bring {
+    /// In the driver's memory.
+    there: Segment,
+    /// Here.
+    here: (Arc<Mapping>, usize),
+    purpose: Purpose,
     /// To the driver.
-    There,
+    write: bool,
 }
 
-/// Brings the first `len` bytes of a cell from or to the driver: by transfers, or at once where the
-/// driver's memory happens to be mapped. Returns the bytes that have to be waited for.
+impl Bring {
+    /// From the driver.
+    pub(super) fn read(there: Segment, here: (Arc<Mapping>, usize), purpose: Purpose) -> Self {
+        Self { there, here, purpose, write: false }
+    }
+
+    /// To the driver.
+    pub(super) fn write(there: Segment, here: (Arc<Mapping>, usize)) -> Self {
+        Self { there, here, purpose: Purpose::Written, write: true }
+    }
+}
+
+/// Brings bytes from or to the driver: by transfers, or at once where its memory happens to be
+/// mapped. Returns how many have to be waited for.
 pub(super) fn bring(
     map: &MemoryMap,
     memory: &Arc<dyn RemoteMemory>,
-    (blocks, cell): (&Blocks, &Cell),
-    len: u32,
-    way: Way,
+    what: Bring,
     transfers: &mut Transfers,
 ) -> Result<u64, MoverError> {
+    let Bring { there, here: (mapping, offset), purpose, write } = what;
     let (mut done, mut waiting) = (0, 0);
     // Bounded: every piece has at least a byte, and crosses to another kind of region.
-    while done < u64::from(len) {
-        let at = address(cell.segment, done)?;
-        let rest = u64::from(len) - done;
-        let piece = match &map.region(at)?.backing {
+    while done < u64::from(there.len) {
+        let at = address(there, done)?;
+        let rest = u64::from(there.len) - done;
+        let here = offset + done as usize;
+        done += match &map.region(at)?.backing {
             Backing::Mapped { .. } => {
                 let span = map.span(at, rest)?;
-                let block = blocks.block(cell, len).slice(done as usize, span.len());
-                let copied = match way {
-                    Way::Here(_) => span.copy_to_span(&block),
-                    Way::There => block.copy_to_span(&span),
+                let ours = Span::of_mapping(&mapping, here, span.len()).expect("our own memory");
+                let copied = match write {
+                    false => span.copy_to_span(&ours),
+                    true => ours.copy_to_span(&span),
                 };
                 if copied == 0 {
                     return Err(MemoryError::ReadOnly(at).into());
@@ -104,19 +117,32 @@ pub(super) fn bring(
             }
             Backing::Remote(_) => {
                 let len = remote_run(map, memory, at, rest)?;
-                let here = (Arc::clone(blocks.mapping()), blocks.offset(cell) + done as usize);
-                let (purpose, write) = match way {
-                    Way::Here(ordinal) => (Purpose::Data(ordinal), false),
-                    Way::There => (Purpose::Written, true),
-                };
-                transfers.add(Op { purpose, address: at.0, here, len: len as u32, write });
+                let here = (Arc::clone(&mapping), here);
+                transfers.add(Op {
+                    purpose,
+                    address: at.0,
+                    here,
+                    len: len as u32,
+                    write,
+                    value: None,
+                });
                 waiting += len;
                 len
             }
         };
-        done += piece;
     }
     Ok(waiting)
+}
+
+/// Checks that all of a buffer is in memory regions.
+pub(super) fn check_known(map: &MemoryMap, segment: Segment) -> Result<(), MoverError> {
+    let mut done = 0;
+    // Bounded: each region is passed once.
+    while done < u64::from(segment.len) {
+        let at = address(segment, done)?;
+        done += map.region(at)?.end() - at.0;
+    }
+    Ok(())
 }
 
 /// Checks that the device may have all of a buffer written.

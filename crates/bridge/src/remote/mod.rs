@@ -10,13 +10,21 @@
 //!               the driver's wish, in this order                   -> interrupt
 //! ```
 //!
+//! Indirect tables, if the driver uses them, come between 1 and 2 and cost a fourth; so it is only
+//! offered them where that was asked for. In return more requests fit the ring.
+//!
+//! Packed rings are not mirrored: both sides write the same descriptors there, and a transfer
+//! brings no descriptor whole, so its flags would have to be asked for before the rest.
+//!
 //! Transfers on one channel reach the memory in order, so only answers that are needed to go on are
 //! waited for, and batches overlap: while the data of one is fetched the next index is asked for.
 
 mod chains;
 mod mirror;
 mod queue;
+mod tables;
 mod task;
 mod transfers;
 
-pub(crate) use queue::{RemoteParts, RemoteQueue};
+pub use queue::{RemoteParts, RemoteQueue};
+pub(crate) use tables::MAX_INDIRECT_SIZE;

@@ -2,11 +2,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mem::remote::{RemoteError, RemoteMemory};
-use mem::{Backing, MapReader, MemoryMap};
+use mem::{Access, Backing, MapReader, MemoryMap};
 use virtio::DeviceError;
-use virtqueue::{Chain, DeviceQueue, DriverQueue, QueueSpec};
+use virtqueue::{Chain, DeviceQueue, DriverQueue, QueueSpec, Segment};
 
-use super::chains::{Chains, Fetching, Way, bring, check_writable};
+use super::chains::{Bring, Chains, Fetching, bring, check_known, check_writable};
 use super::mirror::Mirror;
 use super::transfers::{Done, MAX_FLYING, Purpose, Transfers};
 use crate::blocks::Blocks;
@@ -15,7 +15,8 @@ use crate::rate::Limiter;
 use crate::{Ends, MoverError, PoolPlace, RateLimits, Request};
 
 /// Everything a [`RemoteQueue`] is made of.
-pub(crate) struct RemoteParts {
+pub struct RemoteParts {
+    /// Names, notifications and reports.
     pub ends: Ends,
     /// The driver's ring.
     pub spec: QueueSpec,
@@ -25,12 +26,14 @@ pub(crate) struct RemoteParts {
     pub device: DriverQueue<Request<u32>>,
     /// Where the device's ring lies.
     pub device_memory: Arc<MemoryMap>,
+    /// Where the bytes are while the device has them.
     pub pool: PoolPlace,
+    /// Speed limits.
     pub limits: RateLimits,
 }
 
 /// Carries the chains of one queue whose ring can only be reached by transfers.
-pub(crate) struct RemoteQueue {
+pub struct RemoteQueue {
     pub(super) ends: Ends,
     pub(super) memory: MapReader,
     /// What the transfers go to.
@@ -70,9 +73,11 @@ pub(super) enum Look {
     /// None under way.
     No,
     /// The index is asked for, and if the entries are too, so many bytes of them are missing.
-    Index { entries: Option<u32> },
+    Index { entries: Option<u64> },
     /// The index is there and differs; so many bytes of entries are missing.
-    Entries(u32),
+    Entries(u64),
+    /// The entries are there; so many bytes of indirect tables are missing.
+    Tables(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +90,10 @@ pub(super) enum Blocked {
 
 impl RemoteQueue {
     /// A queue that has done nothing yet.
-    pub(crate) fn new(parts: RemoteParts) -> Result<Self, DeviceError> {
+    ///
+    /// # Errors
+    /// Of a ring that is not behind one link, packed, or can't be mirrored for want of memory.
+    pub fn new(parts: RemoteParts) -> Result<Self, DeviceError> {
         let RemoteParts { ends, spec, mut memory, device, device_memory, pool, limits } = parts;
         let map = Arc::clone(memory.resolver().map());
         let remote = remote_of(&map, &spec)?;
@@ -122,6 +130,7 @@ impl RemoteQueue {
 
     pub(super) fn work(&mut self, budget: u32) -> Result<u32, Fault> {
         let mut worked = self.receive()?;
+        self.finish_look()?;
         worked += self.collect(budget)?;
         self.tell();
         worked += self.take(budget)?;
@@ -152,26 +161,46 @@ impl RemoteQueue {
         let Look::Index { entries } = self.look else { return };
         let is_news = self.mirror.index() != self.driver.position().index();
         self.look = match entries {
-            None if is_news => Look::Entries(self.mirror.ask_entries(&mut self.transfers)),
+            None if is_news => Look::Entries(self.mirror.ask_entries(&mut self.transfers).into()),
             None => Look::No,
             Some(missing) => Look::Entries(missing),
         };
-        self.entries_arrived(0);
     }
 
     fn entries_arrived(&mut self, len: u32) {
-        match &mut self.look {
+        let missing = match &mut self.look {
             // Answers may come in any order.
-            Look::Index { entries: Some(missing) } => *missing -= len.min(*missing),
-            Look::Entries(missing) => {
-                *missing -= len.min(*missing);
-                if *missing == 0 {
-                    self.look = Look::No;
-                    self.mirror.show_index();
-                }
+            Look::Index { entries: Some(missing) }
+            | Look::Entries(missing)
+            | Look::Tables(missing) => missing,
+            _ => return,
+        };
+        *missing = missing.saturating_sub(len.into());
+    }
+
+    /// Asks for the indirect tables of what is new, if there are any, and lets the queue see all
+    /// that is complete.
+    fn finish_look(&mut self) -> Result<(), Fault> {
+        if self.look == Look::Entries(0) {
+            let map = Arc::clone(self.memory.resolver().map());
+            let next = self.driver.position().index();
+            match self.mirror.ask_tables(next, &map, &self.remote, &mut self.transfers) {
+                Ok(missing) => self.look = Look::Tables(missing),
+                // Tried again until then.
+                Err(error) => match error.miss() {
+                    Some(at) => {
+                        self.ends.counters.misses.add(1);
+                        self.memory.space().report_miss(at, Access::Read);
+                    }
+                    None => return Err(error.into()),
+                },
             }
-            _ => {}
         }
+        if self.look == Look::Tables(0) {
+            self.look = Look::No;
+            self.mirror.show_index();
+        }
+        Ok(())
     }
 
     /// The driver has all of the last batch, and has said whether it wants to know.
@@ -217,8 +246,9 @@ impl RemoteQueue {
         while let Some(cell) = self.blocks.cell(at).filter(|_| left > 0) {
             if cell.writable {
                 let len = cell.segment.len.min(left);
-                let block = (&self.blocks, &cell);
-                bring(map, &self.remote, block, len, Way::There, &mut self.transfers)?;
+                let here = (Arc::clone(self.blocks.mapping()), self.blocks.offset(&cell));
+                let written = Bring::write(Segment { len, ..cell.segment }, here);
+                bring(map, &self.remote, written, &mut self.transfers)?;
                 left -= len;
             }
             at = cell.next;
@@ -252,7 +282,7 @@ impl RemoteQueue {
                 self.blocked = Some(Blocked::Rate(at));
                 break;
             }
-            let taken = self.driver.take(self.memory.resolver(), &mut self.chain);
+            let taken = self.driver.take(self.mirror.tables.resolver(), &mut self.chain);
             let Some(id) = taken.map_err(|error| Fault::Driver(error.into()))? else { break };
             let segments = self.chain.readable().len() + self.chain.writable().len();
             if segments > self.device.max_segments() {
@@ -312,9 +342,9 @@ impl RemoteQueue {
         let ordinal = self.chains.next_ordinal();
         let (mut at, mut missing) = (first, 0);
         while let Some(cell) = self.blocks.cell(at).filter(|cell| !cell.writable) {
-            let len = cell.segment.len;
-            let (block, way) = ((&self.blocks, &cell), Way::Here(ordinal));
-            missing += bring(map, &self.remote, block, len, way, &mut self.transfers)?;
+            let here = (Arc::clone(self.blocks.mapping()), self.blocks.offset(&cell));
+            let data = Bring::read(cell.segment, here, Purpose::Data(ordinal));
+            missing += bring(map, &self.remote, data, &mut self.transfers)?;
             at = cell.next;
         }
         Ok(Some((first, missing)))
@@ -355,7 +385,7 @@ impl RemoteQueue {
         }
         if let Some(spoken) = self.look_again.take() {
             self.mirror.ask_index(self.driver.position().index(), &mut self.transfers);
-            let entries = spoken.then(|| self.mirror.ask_entries(&mut self.transfers));
+            let entries = spoken.then(|| self.mirror.ask_entries(&mut self.transfers).into());
             self.look = Look::Index { entries };
         }
     }
@@ -385,17 +415,6 @@ fn remote_of(map: &MemoryMap, spec: &QueueSpec) -> Result<Arc<dyn RemoteMemory>,
         found = Some(Arc::clone(memory));
     }
     found.ok_or_else(|| DeviceError::Refused("a ring nowhere".into()))
-}
-
-/// Checks that all of a buffer is in memory regions.
-fn check_known(map: &MemoryMap, segment: virtqueue::Segment) -> Result<(), MoverError> {
-    let mut done = 0;
-    // Bounded: each region is passed once.
-    while done < u64::from(segment.len) {
-        let at = segment.addr.0.checked_add(done).ok_or(mem::MemoryError::Overflow)?;
-        done += map.region(mem::DriverAddress(at))?.end() - at;
-    }
-    Ok(())
 }
 
 pub(super) fn link(error: RemoteError) -> Fault {

@@ -5,7 +5,7 @@ use virtqueue::{IndirectArea, QueueError, QueuePosition, QueueSpec};
 use worker::{Progress, Task};
 
 use super::chains::Fetching;
-use super::queue::{Blocked, RemoteQueue, link};
+use super::queue::{Blocked, Look, RemoteQueue, link};
 use crate::control::Carrier;
 use crate::{MoverError, Request};
 
@@ -66,7 +66,8 @@ impl Task for RemoteQueue {
             self.recheck = Some(Instant::now() + RECHECK);
         }
         let unheard = self.ends.kick.is_none() && !more;
-        let waits = unheard || self.transfers.is_held_up();
+        let untranslated = self.look == Look::Entries(0);
+        let waits = unheard || untranslated || self.transfers.is_held_up();
         self.retry = waits.then(|| Instant::now() + RETRY);
         self.active &= more;
         more

@@ -40,6 +40,9 @@ pub(super) struct Op {
     pub len: u32,
     /// From here to there.
     pub write: bool,
+    /// What is written instead of the bytes here, in little endian: as it was when it was asked
+    /// for, whatever comes to stand here before it is sent.
+    pub value: Option<u32>,
 }
 
 /// A transfer that is answered.
@@ -147,7 +150,12 @@ impl Transfers {
         let (mapping, offset) = &op.here;
         if op.write {
             let bytes = &mut self.scratch[..len as usize];
-            span(mapping, *offset, len).copy_to(bytes);
+            match op.value {
+                Some(value) => bytes.copy_from_slice(&value.to_le_bytes()[..len as usize]),
+                None => {
+                    span(mapping, *offset, len).copy_to(bytes);
+                }
+            }
             self.channel.write(tag, op.address, bytes)?;
         } else {
             self.channel.read(tag, op.address, len)?;
@@ -156,6 +164,7 @@ impl Transfers {
         let flying = Flying { purpose: op.purpose, into, len };
         op.address += u64::from(len);
         op.here.1 += len as usize;
+        op.value = op.value.map(|value| value.checked_shr(8 * len).unwrap_or(0));
         op.len -= len;
         if op.len == 0 {
             self.backlog.pop_front();

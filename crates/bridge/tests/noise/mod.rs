@@ -3,17 +3,20 @@
 //! [`Unstructured`] makes choices of them.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
+mod link;
 mod parts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
-use bridge::{CopyMover, MIN_POOL_BYTES, Mover, PoolPlace, QueueBridge, TranslateMover};
+use bridge::{Carrier, CopyMover, MIN_POOL_BYTES, PoolPlace, TranslateMover};
+use link::NoisyLink;
 use mem::{DriverAddress, Mapping, Resolver};
+use parts::Sides;
+use sys::EventFd;
 use virtio::{DeviceEvent, EventSource};
 use virtqueue::{Chain, ChainId, DeviceQueue, DriverQueue, IndirectArea, RingFormat, Segment};
-use worker::Task;
 
 use crate::rig::{DATA, POISON, REGION_BYTES, Rig, area};
 use crate::rings::{descriptor, rig_in, scribble};
@@ -30,32 +33,50 @@ thread_local! {
 
 /// Lets `bytes` play both sides of a queue that copies.
 pub fn copying(bytes: &[u8]) {
-    let mover = |rig: &Rig| {
-        let place = PoolPlace {
-            mapping: Arc::clone(&rig.mapping),
-            offset: (POOL - POISON) as usize,
-            bytes: MIN_POOL_BYTES,
-            at: DriverAddress(POOL),
-        };
-        CopyMover::new(place, rig.spec.size)
+    let make = |sides: Sides, _: &mut Unstructured| {
+        let mover = CopyMover::new(pool(sides.device), sides.device.spec.size);
+        Ok((sides.bridge(mover), None))
     };
-    run(bytes, mover, |_, segment| {
-        let pool = POOL..POOL + MIN_POOL_BYTES as u64;
-        let end = segment.addr.0 + u64::from(segment.len);
-        assert!(pool.contains(&segment.addr.0) && end <= pool.end, "outside the pool");
-    });
+    run(bytes, false, make, is_in_pool);
 }
 
 /// Lets `bytes` play both sides of a queue that translates.
 pub fn translating(bytes: &[u8]) {
     run(
         bytes,
-        |_| TranslateMover::new(),
+        false,
+        |sides, _| Ok((sides.bridge(TranslateMover::new()), None)),
         |target, segment| {
             let mut bytes = vec![0; segment.len as usize];
             target.driver_rig.map.read(segment.addr, &mut bytes).expect("checked memory only");
         },
     );
+}
+
+/// Lets `bytes` play both sides of a queue whose driver's memory is reached by messages, and the
+/// answers to these.
+pub fn far_away(bytes: &[u8]) {
+    let make = |sides: Sides, noise: &mut Unstructured| {
+        let pool = pool(sides.device);
+        let (queue, link) = sides.far(pool, noise)?;
+        Ok((queue, Some(link)))
+    };
+    run(bytes, true, make, is_in_pool);
+}
+
+fn pool(device: &Rig) -> PoolPlace {
+    PoolPlace {
+        mapping: Arc::clone(&device.mapping),
+        offset: (POOL - POISON) as usize,
+        bytes: MIN_POOL_BYTES,
+        at: DriverAddress(POOL),
+    }
+}
+
+fn is_in_pool<B: Carrier>(_: &Target<B>, segment: Segment) {
+    let pool = POOL..POOL + MIN_POOL_BYTES as u64;
+    let end = segment.addr.0 + u64::from(segment.len);
+    assert!(pool.contains(&segment.addr.0) && end <= pool.end, "outside the pool");
 }
 
 /// Who is hostile, as far as anybody knows: who has broken no rule must never see a fault.
@@ -65,8 +86,11 @@ struct Hostile {
     device: bool,
 }
 
-struct Target<M: Mover> {
-    bridge: QueueBridge<M>,
+struct Target<B: Carrier> {
+    bridge: B,
+    /// What the driver's memory is behind, if it is.
+    link: Option<NoisyLink>,
+    kick: Arc<EventFd>,
     events: EventSource,
     hostile: Hostile,
     /// The driver: correct, but for what it scribbles.
@@ -85,9 +109,14 @@ struct Target<M: Mover> {
     check: fn(&Self, Segment),
 }
 
-fn run<M: Mover>(bytes: &[u8], mover: impl Fn(&Rig) -> M, check: fn(&Target<M>, Segment)) {
+fn run<B: Carrier>(
+    bytes: &[u8],
+    far: bool,
+    make: impl Fn(Sides, &mut Unstructured) -> Result<(B, Option<NoisyLink>)>,
+    check: fn(&Target<B>, Segment),
+) {
     let mut noise = Unstructured::new(bytes);
-    let Ok(mut target) = Target::new(&mut noise, mover, check) else { return };
+    let Ok(mut target) = Target::new(&mut noise, far, make, check) else { return };
     while !noise.is_empty() && target.step(&mut noise).is_ok() {
         target.check_events();
     }
@@ -98,14 +127,15 @@ fn format(noise: &mut Unstructured) -> Result<RingFormat> {
     noise.choose_iter([RingFormat::Split, RingFormat::Packed])
 }
 
-impl<M: Mover> Target<M> {
+impl<B: Carrier> Target<B> {
     fn new(
         noise: &mut Unstructured,
-        mover: impl Fn(&Rig) -> M,
+        far: bool,
+        make: impl Fn(Sides, &mut Unstructured) -> Result<(B, Option<NoisyLink>)>,
         check: fn(&Self, Segment),
     ) -> Result<Self> {
         let hostile = Hostile { driver: noise.arbitrary()?, device: noise.arbitrary()? };
-        let formats = [format(noise)?, format(noise)?];
+        let formats = [if far { RingFormat::Split } else { format(noise)? }, format(noise)?];
         let mut driver_rig = rig_in(DRIVER.with(Arc::clone), formats[0], noise)?;
         let mut device_rig = rig_in(DEVICE.with(Arc::clone), formats[1], noise)?;
         let in_order = driver_rig.spec.in_order && device_rig.spec.in_order;
@@ -120,11 +150,22 @@ impl<M: Mover> Target<M> {
         let driver = driver_rig.driver(driver_rig.spec.indirect.then(|| area(4, 4)));
         let tables = device_rig.spec.indirect.then(|| area(4, 4));
         let (sink, events) = EventSource::new().unwrap();
-        let mover = mover(&device_rig);
-        let parts = parts::parts(&driver_rig, &device_rig, tables, mover, sink);
         let chain = Chain::with_capacity(device_rig.spec.size.into());
+        let kick = Arc::new(EventFd::new().unwrap());
+        let (bridge, link) = make(
+            Sides {
+                driver: &driver_rig,
+                device: &device_rig,
+                tables,
+                kick: Arc::clone(&kick),
+                events: sink,
+            },
+            noise,
+        )?;
         Ok(Self {
-            bridge: QueueBridge::new(parts),
+            bridge,
+            link,
+            kick,
             events,
             hostile,
             driver,
@@ -144,8 +185,14 @@ impl<M: Mover> Target<M> {
     fn step(&mut self, noise: &mut Unstructured) -> Result<()> {
         match noise.int_in_range(0..=15)? {
             0 | 1 => self.offer(noise)?,
-            2 => self.driver.publish_available(),
+            2 => {
+                self.driver.publish_available();
+                self.kick.signal();
+            }
             3..=6 => {
+                if let Some(link) = &self.link {
+                    link.step(self.hostile.driver, noise)?;
+                }
                 let _progress = self.bridge.poll(BUDGET);
             }
             7 | 8 => self.take(),
@@ -276,18 +323,40 @@ impl<M: Mover> Target<M> {
             self.driver.publish_available();
             // Bounded: each round completes something, or all is done.
             for _ in 0..=self.next_context * 2 {
-                let _progress = self.bridge.poll(BUDGET);
+                self.kick.signal();
+                self.work();
                 self.take();
                 self.held.drain(..).for_each(|(id, _)| self.device.give_back(id, 0));
                 self.device.publish_used();
-                let _progress = self.bridge.poll(BUDGET);
+                self.work();
                 self.take_used();
             }
             self.check_events();
             assert!(self.offered.is_empty(), "{} requests never came back", self.offered.len());
         }
         self.held.drain(..).for_each(|(id, _)| id.abandon());
+        if let Some(link) = &self.link {
+            link.settle();
+        }
         let _position = self.bridge.finish();
+        if let Some(link) = &self.link {
+            link.settle();
+        }
         self.driver.drain(drop);
+    }
+
+    /// Lets the queue do all it can do now.
+    fn work(&mut self) {
+        let Some(link) = self.link.clone() else {
+            let _progress = self.bridge.poll(BUDGET);
+            return;
+        };
+        let _more = self.bridge.arm();
+        self.bridge.disarm();
+        // Index, entries, tables, data, and what the limit of the link made wait.
+        for _ in 0..8 {
+            link.settle();
+            let _progress = self.bridge.poll(BUDGET);
+        }
     }
 }

@@ -138,6 +138,12 @@ fn read_settings(values: BTreeMap<String, Value>) -> Result<Settings> {
         [("auto", None), ("split", Some(RingFormat::Split)), ("packed", Some(RingFormat::Packed))];
     let driver_format = given.choice("driver-ring", &formats)?.flatten();
     let packed_if = |wanted: bool| if wanted { Features::RING_PACKED } else { Features::NONE };
+    let indirect =
+        given.choice("indirect", &[("auto", None), ("on", Some(true)), ("off", Some(false))])?;
+    let indirect_if = |wanted: bool| match indirect.flatten() == Some(wanted) {
+        true => Features::INDIRECT_DESC,
+        false => Features::NONE,
+    };
     let number = |value: Option<u64>| value.unwrap_or(0);
     let limits = RateLimits {
         bytes_per_second: number(given.number("bytes-per-second", 1..=u64::MAX)?),
@@ -149,8 +155,8 @@ fn read_settings(values: BTreeMap<String, Value>) -> Result<Settings> {
         pool_bytes: number(given.number("pool", pool_range)?) as usize,
         limits,
         device_format: given.choice("ring", &formats)?.flatten(),
-        require: packed_if(driver_format == Some(RingFormat::Packed)),
-        hide: packed_if(driver_format == Some(RingFormat::Split)),
+        require: packed_if(driver_format == Some(RingFormat::Packed)) | indirect_if(true),
+        hide: packed_if(driver_format == Some(RingFormat::Split)) | indirect_if(false),
         queue_size: given.number("queue-size", 2..=32768)?.map(|size| size as u16),
         ..BridgeOptions::default()
     };
@@ -187,6 +193,9 @@ mod tests {
         assert_eq!((hidden.hide, hidden.require), (Features::RING_PACKED, Features::NONE));
         let required = read(&["driver-ring=packed"]).unwrap().options;
         assert_eq!((required.hide, required.require), (Features::NONE, Features::RING_PACKED));
+        let indirect = read(&["indirect=on"]).unwrap().options;
+        assert_eq!((indirect.hide, indirect.require), (Features::NONE, Features::INDIRECT_DESC));
+        assert_eq!(read(&["indirect=off"]).unwrap().options.hide, Features::INDIRECT_DESC);
         assert_eq!((settings.workers, settings.spin), (2, Some(Duration::from_micros(9))));
         let wrong = |words: &[&str]| read(words).err().map(|error| format!("{error:#}")).unwrap();
         assert!(wrong(&["mode=fast"]).contains("auto, pass, translate, copy, remote"));
