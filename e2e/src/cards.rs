@@ -16,7 +16,7 @@ use crate::runner::Case;
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// The program that drives the DMA engine from inside the guest.
-const DRIVER: &str = include_str!("../../guest/dma.c");
+pub(crate) const DRIVER: &str = include_str!("../../guest/dma.c");
 /// One that reads and writes any register.
 pub(crate) const POKE: &str = include_str!("../../guest/poke.c");
 
@@ -189,7 +189,8 @@ impl Card {
     }
 }
 
-fn plug<'l>(plan: Plan<'l>, socket: &std::path::Path) -> Plan<'l> {
+/// The machine with the card of this socket in it.
+pub(crate) fn plug<'l>(plan: Plan<'l>, socket: &std::path::Path) -> Plan<'l> {
     plan.device("pcie-root-port,id=rp0,chassis=1").device(format!(
         r#"{{"driver":"vfio-user-pci","bus":"rp0","socket":{{"type":"unix","path":"{}"}}}}"#,
         socket.display()

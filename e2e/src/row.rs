@@ -108,6 +108,7 @@ pub fn cases(all: bool) -> Vec<Case> {
     cases.extend(crate::cards::cases());
     cases.extend(crate::faults::cases());
     cases.extend(crate::vhdl::cases(all));
+    cases.extend(crate::verilog::cases(all));
     cases
 }
 

@@ -65,6 +65,10 @@ pub struct Card {
     pub bars: [Option<Bar>; 6],
     /// The interrupts.
     pub interrupts: Interrupts,
+    /// Cycles that host memory takes to answer a simulation, at least.
+    pub latency: u32,
+    /// Percent of the cycles in which host memory takes and gives nothing.
+    pub stalls: u32,
 }
 
 impl Default for Card {
@@ -77,6 +81,8 @@ impl Default for Card {
             conventional: false,
             bars: [None; 6],
             interrupts: Interrupts::default(),
+            latency: 0,
+            stalls: 0,
         }
     }
 }
@@ -91,7 +97,9 @@ pub const CARD_SETTINGS: &str =
   intx=on                 has a line
   msi=N                   vectors, a power of two up to 32
   msix=N[,BAR:TABLE:PBA]  vectors; the places, hexadecimal (half and three quarters up BAR 0)
-  conventional=on         PCI without PCI Express";
+  conventional=on         PCI without PCI Express
+  latency=CYCLES          that host memory takes to answer, at least (0)
+  stalls=PERCENT          of the cycles in which host memory takes and gives nothing (0)";
 
 impl Card {
     /// A card with these settings; the first one that says something of a thing counts.
@@ -132,6 +140,11 @@ impl Card {
                 self.interrupts.msi = count;
             }
             "msix" => self.set_msix(value)?,
+            "latency" => self.latency = value.parse().map_err(|_| "not a number")?,
+            "stalls" => {
+                let percent = value.parse().ok().filter(|percent| *percent < 100);
+                self.stalls = percent.ok_or("a number below 100")?;
+            }
             _ => {
                 let index = key.strip_prefix("bar").and_then(|n| n.parse::<usize>().ok());
                 let index = index.filter(|n| *n < 6).ok_or("there is no such setting")?;

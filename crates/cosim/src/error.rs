@@ -1,5 +1,5 @@
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::card::CardError;
 
@@ -23,14 +23,14 @@ pub enum CosimError {
         output: String,
     },
     /// A file or folder could not be used.
-    #[error("{attempt} {path}: {source}")]
+    #[error("{attempt} {path}: {error}")]
     File {
         /// What was attempted.
         attempt: &'static str,
         /// On what.
         path: PathBuf,
         /// What went wrong.
-        source: io::Error,
+        error: io::Error,
     },
     /// There is no libviaduct to link with.
     #[error("no libviaduct.so in {0}: name its folder in VIADUCT_LIB")]
@@ -41,4 +41,10 @@ pub enum CosimError {
     /// What is said of the card can't be.
     #[error(transparent)]
     Card(#[from] CardError),
+}
+
+/// For `map_err`: what was attempted, on what.
+pub(crate) fn file(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CosimError {
+    let path = path.to_path_buf();
+    move |error| CosimError::File { attempt, path, error }
 }

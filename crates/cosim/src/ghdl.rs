@@ -190,8 +190,8 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<(), CosimError> {
     fs::write(&path, text).map_err(|source| file("can't write", &path, source))
 }
 
-fn file(attempt: &'static str, path: &Path, source: std::io::Error) -> CosimError {
-    CosimError::File { attempt, path: path.to_path_buf(), source }
+fn file(attempt: &'static str, path: &Path, error: std::io::Error) -> CosimError {
+    CosimError::File { attempt, path: path.to_path_buf(), error }
 }
 
 #[cfg(test)]

@@ -69,13 +69,13 @@ impl Tool {
         Err(CosimError::Failed { tool: self.name, output: text.trim_end().to_owned() })
     }
 
-    fn lacks(&self, source: io::Error) -> CosimError {
-        if source.kind() == io::ErrorKind::NotFound {
+    fn lacks(&self, error: io::Error) -> CosimError {
+        if error.kind() == io::ErrorKind::NotFound {
             let advice = self.advice.to_owned();
             return CosimError::Missing { tool: self.name.clone(), advice };
         }
         let path = self.command.get_program().into();
-        CosimError::File { attempt: "can't run", path, source }
+        CosimError::File { attempt: "can't run", path, error }
     }
 }
 

@@ -125,6 +125,12 @@ impl Inbound {
 pub struct Wait(pub(crate) Arc<Inbound>);
 
 impl Wait {
+    /// Whether a request has come that nobody has taken yet.
+    #[must_use]
+    pub fn has_requests(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// Waits until `is_done`, which looks at what has come, at most for `limit`; whether it is.
     pub fn until(&self, limit: Duration, mut is_done: impl FnMut() -> bool) -> bool {
         let end = Instant::now() + limit;

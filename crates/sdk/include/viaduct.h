@@ -93,6 +93,9 @@ int viaduct_fd(const viaduct_device *dev);
 /* Does what there is to do; waits for something at most so long, for ever if negative. -EPIPE when
    the port has gone. Not from a handler. */
 int viaduct_process(viaduct_device *dev, int timeout_ms);
+/* Whether the port wants something that viaduct_process() would do: as cheap as a look at memory,
+   for a loop that has other work. Timers, descriptors and the port's end are not seen by it. */
+int viaduct_pending(const viaduct_device *dev);
 /* What the last function that failed has to say. */
 const char *viaduct_error(const viaduct_device *dev);
 /* A line in the port's log. */

@@ -258,6 +258,14 @@ pub unsafe extern "C" fn viaduct_process(dev: *mut Device, timeout_ms: c_int) ->
 /// # Safety
 /// See the header.
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn viaduct_pending(dev: *const Device) -> c_int {
+    // SAFETY: a device.
+    unsafe { device(dev) }.has_requests().into()
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn viaduct_error(dev: *const Device) -> *const c_char {
     // SAFETY: a device.
     unsafe { device(dev) }.core.error()

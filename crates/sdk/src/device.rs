@@ -109,6 +109,11 @@ impl Device {
         }
     }
 
+    /// Whether the port has asked for something that was not done yet.
+    pub fn has_requests(&self) -> bool {
+        self.core.link.borrow().as_ref().is_some_and(|link| link.wait.has_requests())
+    }
+
     pub fn run(&self) -> c_int {
         self.core.is_stopped.set(false);
         while !self.core.is_stopped.get() {
