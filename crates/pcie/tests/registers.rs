@@ -207,3 +207,34 @@ fn a_host_that_comes_back_without_a_reset_finds_the_queue_where_it_was() {
     assert_eq!(direct.status(), 15);
     assert_eq!(seen.started.load(Ordering::SeqCst), 2);
 }
+
+#[test]
+fn a_host_that_comes_back_with_a_reset_finds_no_queue_at_work() {
+    let (mut direct, seen, _memory) = running();
+    direct.function.host_present(false);
+    direct.function.host_present(true);
+    assert_eq!(direct.set_status(0), 0);
+    assert_eq!(seen.started.load(Ordering::SeqCst), 1, "not even for a moment");
+}
+
+#[test]
+fn faults_that_were_not_heard_of_before_a_reset_are_over_with_it() {
+    let device = Pattern::new();
+    let (seen, say) = (device.seen(), device.say());
+    let memory = GuestMemory::new(1 << 20).unwrap();
+    let mut direct = Direct::new(device, VirtioPciOptions::default());
+    direct.plug_memory(&memory);
+    assert_eq!(direct.negotiate(PLAIN), 11);
+    assert_eq!(direct.set_status(15), 15);
+    let generation = direct.get(at::GENERATION, 1);
+    seen.say.lock().unwrap().extend([
+        DeviceEvent::QueueBroken { index: 0, reason: "a test".into() },
+        DeviceEvent::ConfigChanged,
+        DeviceEvent::NeedsReset("a test".into()),
+    ]);
+    say.signal();
+    assert_eq!(direct.set_status(0), 0);
+    direct.function.events_ready();
+    assert_eq!(direct.status(), 0, "the driver waits for this");
+    assert_eq!(direct.get(at::GENERATION, 1), generation + 1, "all else is still true");
+}

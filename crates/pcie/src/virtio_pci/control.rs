@@ -211,6 +211,7 @@ impl VirtioPci {
             if let Err(error) = reset {
                 tracing::error!(%error, "the device could not be reset; it stays out of use");
             }
+            self.forget_faults();
         }
         self.has_memory = false;
         self.start_is_due = false;
@@ -222,6 +223,17 @@ impl VirtioPci {
         self.reset_signals();
         self.connect_calls();
         self.watch_device();
+    }
+
+    /// What queues complained of before a reset, and nobody has read yet, is over with it: else
+    /// the driver would be told to reset a device that it has just reset, and many wait for the
+    /// status to become 0.
+    fn forget_faults(&mut self) {
+        let is_fault = |event: &DeviceEvent| {
+            matches!(event, DeviceEvent::NeedsReset(_) | DeviceEvent::QueueBroken { .. })
+        };
+        let events = self.device.control_ready().into_iter();
+        events.filter(|event| !is_fault(event)).for_each(|event| self.device_event(event));
     }
 
     /// The device can't go on until the driver resets it (VIRTIO 1.4, 2.1.2).

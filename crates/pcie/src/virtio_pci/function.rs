@@ -133,8 +133,10 @@ impl Function for VirtioPci {
     }
 
     fn write(&mut self, at: BarAddress, bytes: &[u8]) {
-        self.resume();
         self.write_bar(at.bar, at.offset, bytes);
+        // Afterwards, because a reset leaves nothing to go on with: another driver must not find
+        // the one before's queues at work in its memory.
+        self.resume();
     }
 
     fn reset(&mut self, kind: ResetKind) {
