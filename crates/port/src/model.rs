@@ -201,7 +201,10 @@ impl Model {
                     self.outbound.close();
                     return Err(ModelError::Gone);
                 }
-                key::COMPLETIONS => self.collect(),
+                key::COMPLETIONS => {
+                    self.completions.acknowledge();
+                    self.collect();
+                }
                 key::FUNCTION => {
                     self.function.events_ready();
                     self.collect();

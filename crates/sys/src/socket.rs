@@ -105,7 +105,12 @@ impl Connection {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {
             crate::calls::note();
-            match rustix::net::sendmsg(&self.0, bytes, &mut control, flags) {
+            let sent = match (bytes, fds) {
+                // The same for less: the kernel has no list of pieces to fetch.
+                ([bytes], []) => rustix::net::send(&self.0, bytes, flags),
+                _ => rustix::net::sendmsg(&self.0, bytes, &mut control, flags),
+            };
+            match sent {
                 Ok(n) => return Ok(Some(n)),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(None),

@@ -9,6 +9,9 @@
 //! `space` never reaches beyond the current message. A stream socket hands over descriptors with
 //! the bytes that they were sent with, so a reader that never takes bytes of two messages in one
 //! call always knows whose the descriptors are.
+//!
+//! `eager_space` reaches so far beyond a header that one call brings all of a short message. That
+//! may be more than the message was; whose descriptors are is then for the caller to tell.
 
 use crate::DecodeError;
 
@@ -52,7 +55,7 @@ impl<P: Framing> Framer<P> {
     /// How many bytes to read next at most: the rest of the header, or the rest of the payload.
     /// Zero when a message is complete and has to be taken with [`Self::next_message`].
     pub fn wanted(&self) -> usize {
-        self.end() - self.filled
+        self.end().saturating_sub(self.filled)
     }
 
     /// Where to put the next bytes; its length is [`Self::wanted`].
@@ -61,15 +64,31 @@ impl<P: Framing> Framer<P> {
         &mut self.buffer[self.filled..end]
     }
 
+    /// As [`Self::space`], and where a header comes next with room for `more` bytes behind it. What
+    /// is taken this way is to be left with [`Self::next_eagerly`].
+    pub fn eager_space(&mut self, more: usize) -> &mut [u8] {
+        let end = if self.header.is_none() { P::HEADER_LEN + more } else { self.end() };
+        if self.buffer.len() < end {
+            self.buffer.resize(end, 0);
+        }
+        &mut self.buffer[self.filled..end]
+    }
+
+    /// Whether bytes of the next message have arrived behind this one, which is complete.
+    pub fn has_more(&self) -> bool {
+        self.header.is_some() && self.filled > self.end()
+    }
+
     /// Accepts `len` bytes that have been put into [`Self::space`]. After an error, the stream can
     /// no longer be cut into messages and the connection must end.
     ///
     /// # Panics
-    /// If `len` is more than [`Self::wanted`]: a mistake of the caller, not of the peer.
+    /// If `len` is more than there was room for: a mistake of the caller, not of the peer.
     pub fn commit(&mut self, len: usize) -> Result<(), DecodeError> {
-        assert!(len <= self.wanted(), "more bytes committed than there was space for");
+        let room = self.buffer.len() - self.filled;
+        assert!(len <= room, "more bytes committed than there was space for");
         self.filled += len;
-        if self.header.is_none() && self.filled == P::HEADER_LEN {
+        if self.header.is_none() && self.filled >= P::HEADER_LEN {
             let header = P::decode_header(&self.buffer[..P::HEADER_LEN])?;
             let payload = P::payload_len(&header);
             if payload > self.max_payload {
@@ -103,13 +122,25 @@ impl<P: Framing> Framer<P> {
     /// The message, if all of it has arrived.
     pub fn message(&self) -> Option<(P::Header, &[u8])> {
         let header = self.header?;
-        (self.wanted() == 0).then(|| (header, &self.buffer[P::HEADER_LEN..self.filled]))
+        (self.wanted() == 0).then(|| (header, &self.buffer[P::HEADER_LEN..self.end()]))
     }
 
     /// Forgets the current message, so that the next one can be read.
     pub fn next_message(&mut self) {
         self.filled = 0;
         self.header = None;
+    }
+
+    /// As [`Self::next_message`], but what [`Self::eager_space`] took of the next one stays; it may
+    /// be all of it.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn next_eagerly(&mut self) -> Result<(), DecodeError> {
+        let more = self.filled.saturating_sub(self.end());
+        self.buffer.copy_within(self.filled - more..self.filled, 0);
+        self.next_message();
+        self.commit(more)
     }
 
     /// Whether no byte of a message has arrived: descriptors received with the next bytes belong
@@ -149,6 +180,37 @@ mod tests {
         framer.next_message();
         assert_eq!(framer.feed(&bytes[first..]), Ok(HEADER_LEN));
         assert_eq!(framer.message().map(|(_, payload)| payload), Some(&[][..]));
+    }
+
+    #[test]
+    fn an_eager_reader_loses_nothing_of_what_comes_behind() {
+        // Without payload, so that taking one more byte takes one of the next.
+        let mut bytes = Vec::new();
+        for _ in 0..3 {
+            Request::SetOwner.encode(0, &mut bytes);
+        }
+        Request::SetFeatures(7).encode(0, &mut bytes);
+        for chunk in 1..=bytes.len() {
+            for more in 0..=HEADER_LEN {
+                let mut framer = Framer::<VhostUser>::new(MAX_PAYLOAD);
+                let (mut rest, mut seen) = (&bytes[..], Vec::new());
+                while !rest.is_empty() {
+                    let space = framer.eager_space(more);
+                    let len = space.len().min(chunk).min(rest.len());
+                    space[..len].copy_from_slice(&rest[..len]);
+                    rest = &rest[len..];
+                    framer.commit(len).unwrap();
+                    while let Some((header, payload)) = framer.message() {
+                        seen.push((header.request, payload.to_vec()));
+                        framer.next_eagerly().unwrap();
+                    }
+                }
+                assert!(framer.is_empty(), "{chunk} bytes at a time, {more} more");
+                let payloads: Vec<usize> = seen.iter().map(|(_, payload)| payload.len()).collect();
+                assert_eq!(payloads, [0, 0, 0, 8], "{chunk} bytes at a time, {more} more");
+                assert_eq!(seen[3].1, 7u64.to_ne_bytes());
+            }
+        }
     }
 
     #[test]

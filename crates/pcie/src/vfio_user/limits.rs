@@ -14,6 +14,14 @@ pub const MAX_WAITING_READS: usize = 256;
 /// Most messages taken from the socket in one turn, so that other events are not starved.
 pub const MAX_MESSAGES_PER_TURN: usize = 256;
 
+/// The shortest payload of a request, but for one that has none: of a region read, and of a question
+/// for what the device is.
+pub const LEAST_PAYLOAD: usize = 16;
+
+/// While the service polls, how many times it looks at the client's socket before it looks at
+/// everything, which takes a call more when there is something.
+pub const LOOKS_PER_SWEEP: u32 = 8;
+
 /// Bytes waiting to be sent above which nothing more is read from the client: it has to take its
 /// answers first. Two of the largest messages.
 pub const MAX_WAITING_BYTES: usize = 2 * wire::vfio_user::MAX_PAYLOAD;

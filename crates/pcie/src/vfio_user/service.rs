@@ -7,7 +7,7 @@ use sys::{Connection, Epoll, EventFd, Interest, Listener, Ready};
 
 use worker::SpinWindow;
 
-use super::limits::DRAIN_LIMIT;
+use super::limits::{DRAIN_LIMIT, LOOKS_PER_SWEEP};
 use super::session::{Session, Turn};
 use crate::{CompletionQueue, Function, HostPort, InterruptKind, Interrupts, LayoutError};
 
@@ -72,6 +72,8 @@ pub struct Service {
     spin: SpinWindow,
     /// Whether the window may open at all.
     may_spin: bool,
+    /// Counts the looks while polling.
+    looks: u32,
 }
 
 impl Service {
@@ -100,6 +102,7 @@ impl Service {
             unmask: None,
             spin: SpinWindow::new(Duration::ZERO),
             may_spin: false,
+            looks: 0,
         })
     }
 
@@ -175,7 +178,10 @@ impl Service {
     fn background(&mut self, event: &Ready) {
         match event.key {
             key::FUNCTION => self.plug.function.events_ready(),
-            key::COMPLETIONS => self.plug.completions.collect(|_, _| {}),
+            key::COMPLETIONS => {
+                self.plug.completions.acknowledge();
+                self.plug.completions.collect(|_, _| {});
+            }
             _ => {}
         }
     }
@@ -209,7 +215,8 @@ impl Service {
         }
     }
 
-    /// Waits for events, at first by polling if that was good for something lately.
+    /// Waits for events, at first by polling if that was good for something lately. What the client
+    /// says meanwhile is done already; there may be no event then.
     fn wait(&mut self, ready: &mut Vec<Ready>, limit: Option<Duration>) -> io::Result<()> {
         if !self.may_spin {
             return self.epoll.wait(ready, limit);
@@ -217,7 +224,15 @@ impl Service {
         let start = Instant::now();
         let window = limit.map_or(self.spin.length(), |limit| limit.min(self.spin.length()));
         if !window.is_zero() {
+            ready.clear();
             while start.elapsed() < window {
+                self.looks = self.looks.wrapping_add(1);
+                if !self.looks.is_multiple_of(LOOKS_PER_SWEEP) {
+                    if self.hears() {
+                        return Ok(());
+                    }
+                    continue;
+                }
                 self.epoll.wait(ready, Some(Duration::ZERO))?;
                 if !ready.is_empty() {
                     return Ok(());
@@ -232,13 +247,21 @@ impl Service {
         Ok(())
     }
 
+    /// Does what the client has said; whether it has said anything.
+    fn hears(&mut self) -> bool {
+        let Some(session) = &mut self.session else { return true };
+        let turn = session.receive(&mut self.plug);
+        if turn == Turn::Over {
+            self.end_session();
+        }
+        turn != Turn::Silent
+    }
+
     fn handle(&mut self, event: &Ready) {
         let Some(session) = &mut self.session else { return };
         match event.key {
             key::CLIENT if event.readable => {
-                if session.receive(&mut self.plug) == Turn::Over {
-                    self.end_session();
-                }
+                self.hears();
             }
             key::OUTBOX => session.outbox().acknowledge(),
             key::UNMASK => {
@@ -252,7 +275,10 @@ impl Service {
 
     fn background_in_session(&mut self, event: &Ready) {
         match (event.key, &mut self.session) {
-            (key::COMPLETIONS, Some(session)) => session.collect(&self.plug),
+            (key::COMPLETIONS, Some(session)) => {
+                self.plug.completions.acknowledge();
+                session.collect(&self.plug);
+            }
             _ => self.background(event),
         }
     }
@@ -320,6 +346,7 @@ impl Service {
             }
             // Short: the end of the stream keeps the socket readable.
             let _ = self.epoll.wait(&mut ready, Some(left.min(Duration::from_millis(1))));
+            self.plug.completions.acknowledge();
             session.collect(&self.plug);
         }
     }

@@ -12,7 +12,9 @@ use wire::vfio_user::{
 
 use super::dma::DmaMaps;
 use super::irqs;
-use super::limits::{DMA_TICK, MAX_MESSAGES_PER_TURN, MAX_WAITING_BYTES, READ_LIMIT, UNMAP_LIMIT};
+use super::limits::{
+    DMA_TICK, LEAST_PAYLOAD, MAX_MESSAGES_PER_TURN, MAX_WAITING_BYTES, READ_LIMIT, UNMAP_LIMIT,
+};
 use super::messages::{MessageMemory, Messages};
 use super::outbox::Outbox;
 use super::regions::follow_command;
@@ -25,6 +27,8 @@ use crate::{InterruptKind, ResetKind, Ticket};
 pub enum Turn {
     /// The client is still there.
     Goes,
+    /// It is, but had nothing to say.
+    Silent,
     /// It has gone, or can't be followed any more.
     Over,
 }
@@ -33,8 +37,10 @@ pub enum Turn {
 pub struct Session {
     socket: Arc<Connection>,
     framer: Framer<VfioUser>,
-    /// Descriptors that have come with the current message.
+    /// Descriptors that have come with the current message, and with the next.
     fds: Vec<OwnedFd>,
+    /// How many of them with the next.
+    later_fds: usize,
     /// Reading is over, answering may go on.
     at_end: bool,
     pub(super) peer: Peer,
@@ -82,6 +88,7 @@ impl Session {
             socket,
             framer: Framer::new(MAX_PAYLOAD),
             fds: Vec::new(),
+            later_fds: 0,
             at_end: false,
             peer: Peer {
                 outbox,
@@ -119,43 +126,74 @@ impl Session {
 
     /// Handles the messages that have arrived.
     pub fn receive(&mut self, plug: &mut Plug) -> Turn {
-        for _ in 0..MAX_MESSAGES_PER_TURN {
-            if self.at_end || self.is_deaf() {
-                break;
-            }
-            match self.socket.receive(self.framer.space(), &mut self.fds) {
-                Ok(Received::Bytes(n)) if self.fds.len() <= MAX_FDS => {
-                    if let Err(error) = self.framer.commit(n) {
-                        return self.hang(&error);
-                    }
+        let mut count = 0;
+        // A message that is here already is handled whatever the bound: nothing else would tell
+        // that it waits. There is one at most.
+        while count < MAX_MESSAGES_PER_TURN || self.framer.message().is_some() {
+            if self.framer.message().is_none() {
+                match self.read() {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(why) => return self.hang(&why),
                 }
-                Ok(Received::Bytes(_)) => return self.hang(&"too many file descriptors"),
-                Ok(Received::Nothing) => break,
-                Ok(Received::Closed) => {
-                    if !self.framer.is_empty() {
-                        tracing::warn!("the client has gone in the middle of a message");
-                    }
-                    self.at_end = true;
+            }
+            count += 1;
+            let Some((header, payload)) = self.framer.message() else { continue };
+            let later = self.fds.split_off(self.fds.len() - std::mem::take(&mut self.later_fds));
+            let fds = std::mem::replace(&mut self.fds, later);
+            if self.peer.handle(plug, &header, payload, fds) == Turn::Over {
+                return Turn::Over;
+            }
+            if let Err(error) = self.framer.next_eagerly() {
+                return self.hang(&error);
+            }
+            // Whoever reads a register waits for it, and so asks nothing else; all other messages
+            // are answered with the turn.
+            if header.command == command::REGION_READ {
+                self.peer.outbox.flush();
+                if self.framer.is_empty() {
                     break;
                 }
-                Err(error) => return self.hang(&error),
-            }
-            if let Some((header, payload)) = self.framer.message() {
-                let fds = std::mem::take(&mut self.fds);
-                if self.peer.handle(plug, &header, payload, fds) == Turn::Over {
-                    return Turn::Over;
-                }
-                // Whoever reads a register waits for it; all else is answered with the turn.
-                if header.command == command::REGION_READ {
-                    self.peer.outbox.flush();
-                }
-                self.framer.next_message();
             }
         }
         // Changes of memory are answered already but not sent: first they must be true.
         self.peer.apply_memory(plug);
         self.peer.outbox.flush();
-        if self.at_end { Turn::Over } else { Turn::Goes }
+        match (self.at_end, count) {
+            (true, _) => Turn::Over,
+            (false, 0) => Turn::Silent,
+            (false, _) => Turn::Goes,
+        }
+    }
+
+    /// Takes bytes from the socket; whether there were any.
+    ///
+    /// One call brings a header with the least that a request has behind it. Only if nothing is
+    /// behind it (a reset, or an answer that is an error) this takes bytes of the next message; the
+    /// kernel ends a call with bytes that have descriptors, so those are the next one's then.
+    fn read(&mut self) -> io::Result<bool> {
+        if self.at_end || self.is_deaf() {
+            return Ok(false);
+        }
+        let before = self.fds.len();
+        match self.socket.receive(self.framer.eager_space(LEAST_PAYLOAD), &mut self.fds)? {
+            Received::Bytes(n) => self.framer.commit(n).map_err(io::Error::other)?,
+            Received::Nothing => return Ok(false),
+            Received::Closed => {
+                if !self.framer.is_empty() {
+                    tracing::warn!("the client has gone in the middle of a message");
+                }
+                self.at_end = true;
+                return Ok(false);
+            }
+        }
+        if self.fds.len() > MAX_FDS {
+            return Err(io::Error::other("too many file descriptors"));
+        }
+        if self.framer.has_more() {
+            self.later_fds = self.fds.len() - before;
+        }
+        Ok(true)
     }
 
     fn hang(&mut self, why: &dyn std::fmt::Display) -> Turn {
