@@ -98,7 +98,7 @@ impl Driver {
         match to.setting {
             Setting::TwoQueues => plan = plan.processors(2),
             // Before the device that goes through it.
-            Setting::Iommu => {
+            Setting::Iommu | Setting::IommuBriefly => {
                 plan =
                     plan.device("intel-iommu,caching-mode=on").append("intel_iommu=on iommu=nopt");
             }
@@ -122,7 +122,7 @@ impl Driver {
                 let mut guest = self.guest(lab, to)?.boot()?;
                 work::check_agreement(&mut guest.shell, to)?;
                 match Architecture::of(kernel).has_programs() {
-                    true => work::exercise(&mut guest.shell, to.kind, &NAMES, device)?,
+                    true => work::exercise(&mut guest.shell, to, &NAMES, device)?,
                     false => work::exercise_plainly(&mut guest.shell, to.kind, &NAMES)?,
                 }
                 guest.qemu.is_alive()
@@ -130,7 +130,7 @@ impl Driver {
             Driver::Uml => {
                 let mut uml = user_mode_linux(lab, to)?;
                 work::check_agreement(&mut uml.shell, to)?;
-                work::exercise(&mut uml.shell, to.kind, &NAMES, device)?;
+                work::exercise(&mut uml.shell, to, &NAMES, device)?;
                 uml.kernel.is_alive()
             }
             Driver::VirtioUser => programs::virtio_user(lab, to),
@@ -153,7 +153,7 @@ fn vhost_user_device<'l>(plan: Plan<'l>, to: &Attach<'_>) -> Result<Plan<'l>> {
     if to.ring == Ring::Packed {
         more += ",packed=on";
     }
-    if to.setting == Setting::Iommu {
+    if to.setting.has_iommu() {
         more += ",iommu_platform=on";
         // The other types never had a legacy form.
         if matches!(to.kind, Kind::Block | Kind::Net) {

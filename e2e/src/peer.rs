@@ -350,7 +350,7 @@ const IPERF_PORT: u16 = 5201;
 /// testpmd with one vhost port.
 fn testpmd(lab: &Lab, socket: &Path, needs: &Needs) -> Result<Daemon> {
     let (mode, queues) = (needs.forward, needs.queues());
-    let iommu = if needs.setting == Setting::Iommu { ",iommu-support=1" } else { "" };
+    let iommu = if needs.setting.has_iommu() { ",iommu-support=1" } else { "" };
     let mut command = lab.program("dpdk-testpmd")?;
     command.args(EAL).args(["--file-prefix", &prefix(lab, "device")]);
     command

@@ -30,6 +30,8 @@ pub enum Way {
     Copy,
     /// `viaduct bridge`, the driver's memory reached by messages.
     Remote,
+    /// `viaduct bridge`, which finds out itself that an IOMMU leaves it to translate, and says so.
+    Auto,
 }
 
 /// The format of the driver's rings.
@@ -56,6 +58,8 @@ pub enum Setting {
     Iommu,
     /// The driver is offered indirect descriptors where it would not be.
     Indirect,
+    /// The same with few requests: each takes several messages for its pages.
+    IommuBriefly,
 }
 
 /// A line of the table.
@@ -155,6 +159,9 @@ impl Row {
         let mut device = self.start_device(lab)?;
         let mut bridge = Bridged::start(lab, &self, &device)?;
         self.driver.drive(lab, &bridge.attach(&self), &device)?;
+        if self.way == Way::Auto {
+            bridge.says("mode=translate reason=the device does not follow the driver's IOMMU")?;
+        }
         bridge.has_not_failed()?;
         device.daemons.first_mut().map_or(Ok(()), Daemon::has_not_failed)
     }
@@ -214,8 +221,8 @@ impl Bridged {
             Some(process) => lab.viaduct_in_network_of(process)?,
             None => lab.viaduct()?,
         };
-        let iommu = match (row.setting, row.driver.scheme()) {
-            (Setting::Iommu, "vhost-user") => ",iommu=on",
+        let iommu = match (row.setting.has_iommu(), row.driver.scheme()) {
+            (true, "vhost-user") => ",iommu=on",
             _ => "",
         };
         let driver_end = format!("{}:{}{iommu}", row.driver.scheme(), socket.display());
@@ -246,6 +253,11 @@ impl Bridged {
         }
     }
 
+    /// Whether viaduct has said `text`.
+    fn says(&mut self, text: &str) -> Result<()> {
+        self.viaduct.as_mut().map_or(Ok(()), |viaduct| viaduct.prints(text))
+    }
+
     /// Sends viaduct a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.viaduct.as_ref().map_or(Ok(()), |viaduct| viaduct.signal(signal))
@@ -271,6 +283,7 @@ impl Way {
             Way::Translate => Some("translate"),
             Way::Copy => Some("copy"),
             Way::Remote => Some("remote"),
+            Way::Auto => Some("auto"),
         }
     }
 }
@@ -294,6 +307,17 @@ impl Ring {
 }
 
 impl Setting {
+    /// How much a driver asks of a block or network device: more than a 16-bit index counts, where
+    /// a request does not take a good part of a millisecond.
+    pub fn requests(self) -> u32 {
+        if self == Setting::IommuBriefly { 4_000 } else { 70_000 }
+    }
+
+    /// Whether there is a virtual IOMMU.
+    pub fn has_iommu(self) -> bool {
+        matches!(self, Setting::Iommu | Setting::IommuBriefly)
+    }
+
     /// For people; empty for the usual one.
     fn name(self) -> &'static str {
         match self {
@@ -303,6 +327,7 @@ impl Setting {
             Setting::Converted => ", the device sees the other format",
             Setting::Iommu => ", virtual IOMMU",
             Setting::Indirect => ", indirect",
+            Setting::IommuBriefly => ", virtual IOMMU, briefly",
         }
     }
 }

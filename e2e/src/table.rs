@@ -4,8 +4,8 @@
 use crate::driver::Driver::*;
 use crate::peer::Peer::*;
 use crate::row::Ring::{self, Packed, Split};
-use crate::row::Setting::{Converted, Indirect, Iommu, OutOfOrder, TwoQueues};
-use crate::row::Way::{self, Copy, Direct, Pass, Remote, Translate};
+use crate::row::Setting::{Converted, Indirect, Iommu, IommuBriefly, OutOfOrder, TwoQueues};
+use crate::row::Way::{self, Auto, Copy, Direct, Pass, Remote, Translate};
 use crate::row::{Line, line};
 use crate::story::Story::{
     BridgeRestarts, DeviceRestarts, DriverReturns, FirmwareBoots, Grows, Migrates,
@@ -94,14 +94,19 @@ pub const TABLE: &[Line] = &[
     line(VfioUser("6.12"), OwnTap,            &[Pass],              &[Split]).with(TwoQueues),
     line(VfioUser("6.12"), OwnTap,            &[Copy],              &[Packed]).with(TwoQueues),
     line(Guest("6.12"),    OwnTap,            &[Translate],         &[Split]),
-    line(VfioUser("6.12"), QemuStorageDaemon, &[Copy],              &[Split]).with(Iommu),
     line(Unshared("6.12"), OwnDisk,           &[Remote],            &[Split]).with(Indirect),
+    line(VfioUser("6.12"), QemuStorageDaemon, &[Auto, Copy],        &[Split]).with(IommuBriefly),
+    line(VfioUser("6.12"), OwnDisk,           &[Pass],              &[Split]).with(IommuBriefly),
+    line(Guest("6.12"),    QemuStorageDaemon, &[Auto],              &[Split]).with(IommuBriefly),
+    line(Guest("6.12"),    Testpmd,           &[Auto],              &[Packed]).with(IommuBriefly),
     line(VirtioUser,       Testpmd,           &[Translate],         BOTH).with(TwoQueues),
     line(VirtioUser,       Testpmd,           &[Copy],              BOTH).with(OutOfOrder),
     line(VirtioUser,       Testpmd,           RELAYED,              BOTH).with(Converted),
 
     line(Guest("6.12"),    QemuStorageDaemon, BRIDGED,              &[Split]).when(DriverReturns),
     line(Guest("6.12"),    Testpmd,           &[Copy],              &[Split]).when(DriverReturns),
+    line(Guest("6.12"),    Passt,             &[Translate],         &[Split]).when(DriverReturns),
+    line(VfioUser("6.12"), Passt,             &[Copy],              &[Packed]).when(DriverReturns),
     line(VfioUser("6.12"), QemuStorageDaemon, &[Copy],              &[Split]).when(DriverReturns),
     line(Guest("6.12"),    QemuStorageDaemon, RELAYED,              &[Split]).when(DeviceRestarts),
     line(Guest("6.12"),    QemuStorageDaemon, RELAYED,              &[Packed]).when(DeviceRestarts),
@@ -149,13 +154,24 @@ pub const SELDOM: &[Line] = &[
     line(Blkio,            QemuStorageDaemon, &[Direct],            &[Split]),
     line(QemuImg,          QemuStorageDaemon, &[Direct],            &[Split]),
     line(Guest("6.12"),    Testpmd,           &[Direct, Copy],      &[Split]).with(TwoQueues),
-    line(VfioUser("6.12"), Testpmd,           &[Copy],              &[Packed]).with(Iommu),
+    line(VfioUser("6.12"), QemuStorageDaemon, &[Auto],              &[Split]).with(Iommu),
+    line(VfioUser("6.12"), Testpmd,           &[Auto, Copy],        &[Packed]).with(IommuBriefly),
+    line(VfioUser("6.12"), OwnDisk,           RELAYED,              &[Packed]).with(IommuBriefly),
+    line(VfioUser("6.12"), OwnEcho,           BRIDGED,              &[Split]).with(IommuBriefly),
+    line(Guest("6.12"),    QemuStorageDaemon, &[Auto],              &[Split]).with(Iommu),
+    line(Guest("6.12"),    QemuStorageDaemon, &[Copy],              BOTH).with(IommuBriefly),
+    line(Guest("6.12"),    QemuStorageDaemon, &[Translate],         &[Packed]).with(IommuBriefly),
+    line(Guest("6.12"),    Testpmd,           &[Direct, Copy],      BOTH).with(IommuBriefly),
+    line(Guest("6.12"),    Testpmd,           &[Auto],              &[Split]).with(IommuBriefly),
+    line(Guest("6.12"),    OwnDisk,           BRIDGED,              BOTH).with(IommuBriefly),
+    line(Guest("6.12"),    OwnEcho,           BRIDGED,              BOTH).with(IommuBriefly),
     line(VirtioUser,       Testpmd,           &[Direct, Pass, Copy], BOTH).with(TwoQueues),
     line(VirtioUser,       Testpmd,           &[Pass, Translate],   BOTH).with(OutOfOrder),
     line(Guest("6.12"),    QemuStorageDaemon, &[Direct],            &[Split]).when(DriverReturns),
     line(Guest("6.12"),    Testpmd,           &[Direct, Pass],      &[Split]).when(DriverReturns),
     line(Guest("6.12"),    Testpmd,           &[Translate],         &[Split]).when(DriverReturns),
-    line(Guest("6.12"),    Passt,             &[Direct],            &[Split]).when(DriverReturns),
+    line(Guest("6.12"),    Passt,             &[Direct, Pass, Copy], &[Split]).when(DriverReturns),
+    line(VfioUser("6.12"), Passt,             &[Pass, Translate],   &[Split]).when(DriverReturns),
     line(Guest("6.12"),    QemuStorageDaemon, &[Direct],            &[Split]).when(DeviceRestarts),
     line(Guest("6.12"),    Testpmd,           &[Direct],            &[Split]).when(DeviceRestarts),
     line(Guest("6.12"),    Testpmd,           RELAYED,              &[Packed]).when(DeviceRestarts),

@@ -16,7 +16,7 @@ use crate::shell::Shell;
 pub const TAG: &str = "shared";
 
 /// Time for one script: all work takes seconds on a free machine.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(150);
 
 /// Programs of the root that the work on a kind of device needs in the guest.
 pub fn programs(kind: Kind) -> &'static [&'static str] {
@@ -35,11 +35,13 @@ pub struct Names {
     pub card: &'static str,
 }
 
-/// Does the work of `kind` in the guest behind `shell`; `device` is what it is connected to.
-pub fn exercise(shell: &mut Shell, kind: Kind, names: &Names, device: &Device) -> Result<()> {
-    match kind {
-        Kind::Block => block(shell, names.disk),
-        Kind::Net => net(shell, names.card, device.iperf_port),
+/// Does the work of the kind of device in the guest behind `shell`; `device` is what it is
+/// connected to.
+pub fn exercise(shell: &mut Shell, to: &Attach<'_>, names: &Names, device: &Device) -> Result<()> {
+    let requests = to.setting.requests();
+    match to.kind {
+        Kind::Block => block(shell, names.disk, requests),
+        Kind::Net => net(shell, names.card, device.iperf_port, requests),
         Kind::Rng => script(shell, "rng.sh", include_str!("../../guest/rng.sh"), &[]),
         Kind::Fs => fs(shell, device),
         Kind::Console => console(shell, device),
@@ -69,24 +71,28 @@ pub fn check_agreement(shell: &mut Shell, to: &Attach<'_>) -> Result<()> {
     let is = |setting| if to.setting == setting { "1" } else { "0" };
     let values = [
         ("packed", packed.as_str()),
-        ("iommu", is(Setting::Iommu)),
+        ("iommu", if to.setting.has_iommu() { "1" } else { "0" }),
         ("two_queues", is(Setting::TwoQueues)),
         ("indirect", is(Setting::Indirect)),
     ];
     script(shell, "agreement.sh", include_str!("../../guest/agreement.sh"), &values)
 }
 
-/// Writes verified, more requests than the index counts, a file system, the driver unbound and
-/// back.
-pub fn block(shell: &mut Shell, disk: &str) -> Result<()> {
-    script(shell, "block.sh", include_str!("../../guest/block.sh"), &[("disk", disk)])
+/// Writes verified, so many requests, a file system, the driver unbound and back.
+fn block(shell: &mut Shell, disk: &str, requests: u32) -> Result<()> {
+    let values = [("disk", disk), ("requests", &requests.to_string())];
+    script(shell, "block.sh", include_str!("../../guest/block.sh"), &values)
 }
 
-/// Pings, streams both ways and more packets than the index counts.
-pub fn net(shell: &mut Shell, card: &str, iperf_port: u16) -> Result<()> {
-    let port = iperf_port.to_string();
-    let values =
-        [("card", card), ("address", GUEST_ADDRESS), ("peer", PEER_ADDRESS), ("port", &port)];
+/// Pings, streams both ways and so many packets.
+fn net(shell: &mut Shell, card: &str, iperf_port: u16, requests: u32) -> Result<()> {
+    let values = [
+        ("card", card),
+        ("address", GUEST_ADDRESS),
+        ("peer", PEER_ADDRESS),
+        ("port", &iperf_port.to_string()),
+        ("requests", &requests.to_string()),
+    ];
     script(shell, "net.sh", include_str!("../../guest/net.sh"), &values)
 }
 

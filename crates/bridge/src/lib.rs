@@ -23,6 +23,7 @@
 //! What this crate deliberately lacks: the name of any device type or transport.
 #![forbid(unsafe_code)]
 
+mod aliases;
 mod arena;
 mod blocks;
 mod control;

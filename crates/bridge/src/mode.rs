@@ -4,7 +4,7 @@ use mem::{Access, Backing, MemoryMap};
 use virtio::{DeviceError, Features, Identity, Reach, Sharing, VirtioDevice};
 use virtqueue::RingFormat;
 
-use crate::BridgeOptions;
+use crate::{BridgeOptions, aliases};
 
 /// How much stands between driver and device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub(crate) struct Situation {
     hides_all: bool,
     /// Why the device did not take the driver's memory.
     refused: Option<String>,
+    /// The driver's addresses come and go behind an IOMMU; `regions` counts files then.
+    paged: bool,
 }
 
 impl Situation {
@@ -96,11 +98,13 @@ impl Situation {
         }
         let (features, remote) = (identity.features, remote > mapped);
         let (hides_some, hides_all) = (ours > 0, ours > 0 && count == 0);
+        let paged = map.filter(|map| aliases::is_paged(map));
         Self {
             reach,
             features,
-            regions: count,
+            regions: paged.map_or(count, aliases::count),
             remote,
+            paged: paged.is_some(),
             records: false,
             hides_some,
             hides_all,
@@ -112,6 +116,9 @@ impl Situation {
     fn against_pass(&self) -> Option<String> {
         if !self.reach.runs_rings {
             return Some("the device can't run the driver's rings".into());
+        }
+        if self.paged && !self.reach.follows_iommu {
+            return Some("the device does not follow the driver's IOMMU".into());
         }
         if self.hides_some {
             return Some("the driver's rings are not shared".into());

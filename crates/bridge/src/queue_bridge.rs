@@ -1,10 +1,11 @@
 mod burst;
+mod iommu;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mem::{Access, DriverAddress};
+use mem::Access;
 use virtqueue::{Burst, Chain, ChainId, IndirectArea, QueueError, QueuePosition, QueueSpec};
 use worker::{Progress, Task};
 
@@ -333,6 +334,7 @@ impl<M: Mover> QueueBridge<M> {
                 Some(at) => {
                     parts.driver.untake(id);
                     self.miss(at, self.chain.wants(at));
+                    self.ask_for_buffers();
                     return Ok(None);
                 }
                 None => {
@@ -342,6 +344,12 @@ impl<M: Mover> QueueBridge<M> {
             },
         };
         let (readable, writable) = parts.mover.segments(&self.chain);
+        let pieces = readable.len() + writable.len();
+        if pieces > segments && !parts.device.room_for(pieces) {
+            // Only a mover that keeps nothing makes more of them.
+            drop(load);
+            return self.too_many_pieces(id, pieces);
+        }
         parts.ends.offered(id.index(), readable, writable);
         let request = Request { id, ordinal: self.taken, load };
         let offered = parts.device.offer(readable, writable, request);
@@ -358,14 +366,6 @@ impl<M: Mover> QueueBridge<M> {
     #[inline]
     fn check_whole(&mut self) -> Result<(), Fault> {
         if self.parts.memory.is_cut() { Err(MoverError::Cut.into()) } else { Ok(()) }
-    }
-
-    /// Waits for a translation, which comes with a change of the driver's memory.
-    #[cold]
-    fn miss(&mut self, at: DriverAddress, wanted: Access) {
-        self.blocked = Blocked::Translation;
-        self.parts.ends.counters.misses.add(1);
-        self.parts.memory.space().report_miss(at, wanted);
     }
 }
 

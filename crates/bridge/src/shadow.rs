@@ -17,7 +17,7 @@ use crate::arena::Arena;
 use crate::control::Control;
 use crate::mode::{Choice, Situation, choose};
 use crate::spaces::Spaces;
-use crate::{BridgeOptions, CopyMover, Counters, Mode, TranslateMover, features};
+use crate::{BridgeOptions, CopyMover, Counters, Mode, features};
 
 /// Keys of the two things that wake the control side; it does not matter which it was.
 const INNER: u64 = 0;
@@ -232,10 +232,7 @@ impl Shadow {
                 self.carry(spaces, &setup, &shown, tables, mover)?
             }
             Mode::Remote => self.carry_far(spaces, &setup, &shown, tables)?,
-            _ => {
-                let now = spaces.confirmed.current();
-                self.carry(spaces, &setup, &shown, tables, TranslateMover::on(&now))?
-            }
+            _ => self.carry(spaces, &setup, &shown, tables, spaces.mover(shown.spec.size))?,
         };
         match self.inner.start_queue(shown.clone()) {
             Ok(()) => {}
@@ -322,7 +319,11 @@ impl VirtioDevice for Shadow {
             let before = self.choice.mode;
             let map = self.memory.as_ref().map(|memory| memory.current());
             let situation = self.situation(map.as_deref());
-            if choose(&self.options, &situation)?.mode != before {
+            let suits = match (&self.spaces, &map) {
+                (Some(spaces), Some(map)) => spaces.suit(map),
+                _ => true,
+            };
+            if !suits || choose(&self.options, &situation)?.mode != before {
                 return self.adopt_memory();
             }
         }

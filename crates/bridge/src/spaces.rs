@@ -4,8 +4,8 @@ use std::time::Duration;
 use mem::{AddressSpace, DirtyLog, MemoryMap, Region};
 use virtio::{DeviceError, VirtioDevice};
 
-use crate::Mode;
 use crate::arena::Arena;
+use crate::{Mode, TranslateMover, aliases};
 
 /// How long a queue may take to leave memory that the driver has removed: a batch is over in
 /// microseconds.
@@ -26,6 +26,8 @@ pub(crate) struct Spaces {
     pub device: Arc<AddressSpace>,
     pub arena: Arena,
     mode: Mode,
+    /// The device has the driver's memory at other addresses.
+    aliased: bool,
 }
 
 impl Spaces {
@@ -42,14 +44,32 @@ impl Spaces {
                 driver.report_miss(at, wanted);
             }
         });
-        let device = Arc::new(AddressSpace::new(device_map(mode, &now, &arena)?));
+        let aliased = aliases::are_needed(mode, &now);
+        let map = match aliased {
+            true => aliases::add(&now, &[arena.region()])?,
+            false => device_map(mode, &now, &arena)?,
+        };
+        let device = Arc::new(AddressSpace::new(map));
         let asked = Arc::downgrade(driver);
         device.set_miss_handler(move |at, wanted| {
             if let Some(driver) = asked.upgrade() {
                 driver.report_miss(at, wanted);
             }
         });
-        Ok(Self { driver: Arc::clone(driver), confirmed, device, arena, mode })
+        Ok(Self { driver: Arc::clone(driver), confirmed, device, arena, mode, aliased })
+    }
+
+    /// What hands buffers on in translate mode, for a queue of `size` towards the device.
+    pub(crate) fn mover(&self, size: u16) -> TranslateMover {
+        match self.aliased {
+            true => TranslateMover::aliased(size),
+            false => TranslateMover::on(&self.confirmed.current()),
+        }
+    }
+
+    /// Whether a driver with this memory has it shown to the device as these spaces do.
+    pub(crate) fn suit(&self, driver: &MemoryMap) -> bool {
+        self.aliased == aliases::are_needed(self.mode, driver)
     }
 
     /// Follows a change of the driver's memory.
@@ -69,7 +89,15 @@ impl Spaces {
                 ));
             }
         }
-        if self.mode == Mode::Translate {
+        if self.aliased {
+            let before = self.device.current();
+            let map = aliases::add(&now, before.regions())?;
+            // Mostly pages came and went in files that the device has.
+            if map.regions().len() != before.regions().len() {
+                self.device.replace(map);
+                inner.memory_changed()?;
+            }
+        } else if self.mode == Mode::Translate {
             self.device.replace(device_map(self.mode, &now, &self.arena)?);
             inner.memory_changed()?;
         }

@@ -1,13 +1,25 @@
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::guard::Guard;
 use crate::{MemoryError, Shared, Table};
+
+/// A name for a place in this process that does not say where it is: others had better not know.
+#[inline]
+pub(crate) fn alias_of(place: NonNull<u8>) -> u64 {
+    /// Whole pages below 2^46, so that nothing wraps: places are below 2^47.
+    const MASK: u64 = (1 << 46) - (1 << 12);
+    static BIAS: OnceLock<u64> = OnceLock::new();
+    let bias = BIAS.get_or_init(|| RandomState::new().build_hasher().finish() & MASK);
+    place.addr().get() as u64 + bias
+}
 
 /// One `mmap` of a file or of anonymous memory, unmapped when the last user lets go.
 pub struct Mapping {
@@ -99,6 +111,13 @@ impl Mapping {
         rustix::fs::ftruncate(&fd, len as u64)?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Self::of_file(fd, 0, len)
+    }
+
+    /// An address that no other mapping of this process has: where other processes are told that
+    /// it is.
+    #[must_use]
+    pub fn alias(&self) -> u64 {
+        alias_of(self.base)
     }
 
     /// Length in bytes.

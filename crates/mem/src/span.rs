@@ -3,6 +3,7 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::mapping::alias_of;
 use crate::{DriverAddress, Mapping, MemoryMap};
 
 /// A checked window on data bytes that another party may be changing: copied to and from, never
@@ -47,6 +48,13 @@ impl<'m> Span<'m> {
             self.origin = Some((map, at));
         }
         self
+    }
+
+    /// Where its first byte is, in the terms of [`Mapping::alias`].
+    #[must_use]
+    #[inline]
+    pub fn alias(&self) -> u64 {
+        alias_of(self.base)
     }
 
     /// Length in bytes.

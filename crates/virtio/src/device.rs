@@ -32,6 +32,8 @@ pub struct Reach {
     /// It records what it writes in the address space's dirty log, so that its driver can be
     /// migrated.
     pub records_writes: bool,
+    /// It works on rings and buffers whose addresses come and go behind an IOMMU.
+    pub follows_iommu: bool,
 }
 
 impl Reach {
@@ -41,6 +43,7 @@ impl Reach {
         runs_rings: true,
         max_regions: mem::MAX_REGIONS,
         records_writes: true,
+        follows_iommu: true,
     };
 }
 

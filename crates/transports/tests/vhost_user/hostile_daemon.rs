@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use mem::{AddressSpace, MemoryMap};
 use sys::{Connection, Received, listen_unix};
 use virtio::{DeviceError, DeviceEvent, Features, VirtioDevice};
 use wire::vhost_user::features as protocol;
@@ -32,6 +33,8 @@ enum Fault {
     HangsUp(u32),
     /// Says no to it.
     Refuses(u32),
+    /// Knows no message that ends a driver.
+    Remembers,
 }
 
 /// A daemon that answers everything rightly but for one fault.
@@ -121,6 +124,9 @@ fn serve(
             Fault::HangsUp(at) if at == number => return,
             Fault::Mixed(at) if at == number => Reply::Value(0).encode(number + 1, &mut bytes),
             Fault::Refuses(at) if at == number => Reply::Value(5).encode(number, &mut bytes),
+            Fault::Remembers if number == id::GET_PROTOCOL_FEATURES => {
+                Reply::Value(protocol::REPLY_ACK).encode(number, &mut bytes);
+            }
             _ => right_reply(&request).encode(number, &mut bytes),
         }
         if fault == Fault::Short(number) {
@@ -169,11 +175,12 @@ fn read(socket: &Connection, mut bytes: &mut [u8], fds: &mut Vec<OwnedFd>) -> bo
     true
 }
 
-fn start(device: &mut dyn VirtioDevice) -> Result<(), DeviceError> {
+fn start(device: &mut dyn VirtioDevice) -> Result<Arc<AddressSpace>, DeviceError> {
     let (_, space) = memory();
     device.set_memory(&space)?;
     device.accept_features(Features::VERSION_1)?;
-    device.start_queue(queue(0, &space, Features::VERSION_1))
+    device.start_queue(queue(0, &space, Features::VERSION_1))?;
+    Ok(space)
 }
 
 fn events_until(device: &mut dyn VirtioDevice, wanted: &DeviceEvent) -> Vec<DeviceEvent> {
@@ -195,7 +202,7 @@ fn a_daemon_that_answers_wrongly_is_given_up_in_bounded_time() {
             let daemon = Daemon::new(fault(request));
             let mut device = daemon.device();
             let begun = Instant::now();
-            let outcome = start(&mut *device).and_then(|()| device.stop_queue(0));
+            let outcome = start(&mut *device).and_then(|_| device.stop_queue(0));
             assert!(matches!(outcome, Err(DeviceError::Gone(_))), "{:?}: {outcome:?}", fault(1));
             assert!(begun.elapsed() < Duration::from_secs(4), "row 100: every wait is bounded");
             let events = device.control_ready();
@@ -216,6 +223,38 @@ fn a_daemon_that_refuses_is_not_gone() {
     daemon.fault(Fault::None);
     device.reset().unwrap();
     start(&mut *device).unwrap();
+}
+
+#[test]
+fn a_card_that_remembers_its_driver_is_called_again_for_the_next() {
+    let daemon = Daemon::new(Fault::Remembers);
+    let calls = || daemon.connections.load(Ordering::SeqCst);
+    let mut card = device_end(&daemon.path, &[("timeout", "800"), ("type", "net")]);
+    // Firmware that only looks is no driver.
+    card.reset().unwrap();
+    assert_eq!(calls(), 1);
+    for driver in 1..=3 {
+        let space = start(&mut *card).unwrap();
+        assert_eq!(calls(), driver);
+        card.stop_queue(0).unwrap();
+        // The next driver's memory comes before its reset, and is not for this connection.
+        daemon.fault(Fault::HangsUp(id::SET_MEM_TABLE));
+        space.replace(MemoryMap::clone(&memory().1.current()));
+        card.memory_changed().unwrap();
+        daemon.fault(Fault::Remembers);
+        card.reset().unwrap();
+        assert_eq!(calls(), driver + 1);
+    }
+    assert_eq!(card.control_ready(), [], "nobody notices");
+    // A daemon of another type may leave with its connection, and one that is told forgets.
+    let others = [(Fault::Remembers, "rng"), (Fault::None, "net")];
+    for (fault, kind) in others {
+        let daemon = Daemon::new(fault);
+        let mut device = device_end(&daemon.path, &[("timeout", "800"), ("type", kind)]);
+        start(&mut *device).unwrap();
+        device.reset().unwrap();
+        assert_eq!(daemon.connections.load(Ordering::SeqCst), 1);
+    }
 }
 
 #[test]

@@ -88,6 +88,12 @@ fn a_queue_starts_when_its_pages_are_translated() {
     // Drivers use an address again at once, and it was asked for a moment ago.
     space.report_miss(buffer, Access::Read);
     assert_eq!(next_miss(&second, Iotlb::READ), IOVA + 9 * PAGE);
+    // Nobody tells what becomes of translations while the device is stopped.
+    let stop = Request::GetVringBase(VringState { index: 0, num: 0 });
+    assert!(matches!(peer.ask(&stop), Answer::Value(_)));
+    assert!(!space.current().regions().is_empty());
+    assert_eq!(peer.ask(&Request::SetFeatures(features.0)), Answer::Value(0));
+    assert!(space.current().regions().is_empty());
 }
 
 #[test]

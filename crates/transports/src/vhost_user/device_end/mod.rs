@@ -208,6 +208,7 @@ impl VirtioDevice for VhostUserDevice {
         Reach {
             max_regions: self.memory_slots,
             records_writes: self.records_writes,
+            follows_iommu: false,
             ..Reach::LOCAL
         }
     }
@@ -243,6 +244,10 @@ impl VirtioDevice for VhostUserDevice {
         // Before the features are settled the daemon could not make anything of the regions;
         // `accept_features` sends them.
         if self.session.accepted.is_none() || self.link.is_none() {
+            return Ok(());
+        }
+        if self.session.queues.is_empty() && self.remembers_drivers() {
+            // It can be another driver's already, and is sent when a queue starts.
             return Ok(());
         }
         self.with_link(|link, session| session.send_memory(link))
@@ -343,7 +348,11 @@ impl VirtioDevice for VhostUserDevice {
             }
             memory::forget(link, &session.sent)
         });
+        let had_driver = !self.session.sent.is_empty();
         self.session = Session::default();
+        if had_driver && self.remembers_drivers() {
+            self.call_again();
+        }
         match result {
             Err(DeviceError::Gone(_)) | Ok(()) => Ok(()),
             Err(error) => Err(error),

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use sys::{Connection, Interest};
-use virtio::{DeviceError, DeviceEvent, Recovery};
+use virtio::{DeviceError, DeviceEvent, DeviceType, Recovery};
+use wire::vhost_user::features as protocol;
 
 use super::link::Link;
 use super::{LINK, VhostUserDevice, read_config};
@@ -34,6 +35,10 @@ impl VhostUserDevice {
                 self.epoll.remove(&queue.broken);
             }
         }
+        self.be_without(reason);
+    }
+
+    fn be_without(&mut self, reason: &str) {
         self.report(DeviceEvent::Gone(reason.to_owned()));
         if !self.settings.reconnect || matches!(self.place, Place::Given(_)) {
             let why = "the daemon is gone and is not waited for".to_owned();
@@ -42,6 +47,43 @@ impl VhostUserDevice {
         }
         self.absence = Some(Absence { since: Instant::now(), retry: FIRST_RETRY });
         self.set_timer(FIRST_RETRY);
+    }
+
+    /// Hangs up on a daemon that nothing else makes forget a driver, and calls again for the next
+    /// driver. (passt ends itself when it is given a memory without the rings it had before.)
+    pub(super) fn call_again(&mut self) {
+        /// Between two tries: a daemon that still sees the old connection refuses the new one.
+        const PAUSE: Duration = Duration::from_millis(1);
+        let Some(link) = self.link.take() else { return };
+        self.epoll.remove(&link);
+        drop(link);
+        let deadline = Instant::now() + GREETING_LIMIT;
+        loop {
+            let error = match self.return_of_the_daemon() {
+                Ok(true) => return,
+                Ok(false) => "nobody listens there".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            if Instant::now() >= deadline {
+                tracing::warn!(
+                    "the daemon at {} does not take another driver: {error}",
+                    self.place
+                );
+                return self.be_without(&error);
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Whether [`VhostUserDevice::call_again`] is what the daemon needs between two drivers: it has
+    /// none of the messages that end a driver, and is of a type whose daemons outlive a connection.
+    pub(super) fn remembers_drivers(&self) -> bool {
+        const FORGETTING: u64 =
+            protocol::CONFIGURE_MEM_SLOTS | protocol::STATUS | protocol::RESET_DEVICE;
+        let known = self.link.as_ref().map_or(FORGETTING, |link| link.protocol);
+        known & FORGETTING == 0
+            && self.identity.device == DeviceType::NET
+            && matches!(self.place, Place::Connect(_))
     }
 
     fn set_timer(&self, delay: Duration) {

@@ -151,8 +151,13 @@ impl Memory {
     }
 
     /// Begins or ends translating: the driver accepted ACCESS_PLATFORM, or another one did not.
+    ///
+    /// What was translated before is forgotten: while the device is stopped QEMU does not say what
+    /// becomes invalid, and a driver that comes back has other pages at the same addresses.
     pub(super) fn set_translated(&mut self, translated: bool) {
-        if self.translations.is_some() == translated {
+        if self.translations.as_ref().is_none_or(BTreeMap::is_empty)
+            && self.translations.is_some() == translated
+        {
             return;
         }
         self.translations = translated.then(BTreeMap::new);
