@@ -58,7 +58,7 @@ impl<M: Mover> Carrier for QueueBridge<M> {
 
 impl<T: Carrier> Control for TaskHandle<T> {
     fn wake(&self) {
-        self.post(|_| ());
+        Self::wake(self);
     }
 
     fn set_gone(&self, gone: bool) {

@@ -16,6 +16,8 @@ pub(crate) enum Command {
     Start(u64, Box<dyn Task>),
     /// Run this on the task, then look at its descriptors afresh and poll it.
     Call(u64, Work),
+    /// Poll the task.
+    Wake(u64),
     /// Give the task back.
     Stop(u64, Sender<Box<dyn Task>>),
     /// End the thread.
@@ -78,6 +80,13 @@ impl<T: Task> TaskHandle<T> {
         };
         if let Some(mailbox) = &self.mailbox {
             mailbox.send(Command::Call(self.id, Box::new(work)));
+        }
+    }
+
+    /// Has the task polled at least once, without waiting for that.
+    pub fn wake(&self) {
+        if let Some(mailbox) = &self.mailbox {
+            mailbox.send(Command::Wake(self.id));
         }
     }
 

@@ -213,6 +213,7 @@ impl Worker {
                     self.awaken(id);
                 }
             }
+            Command::Wake(id) => self.awaken(id),
             Command::Stop(id, reply) => {
                 if let Some(entry) = self.tasks.remove(&id) {
                     for fd in &entry.watched {

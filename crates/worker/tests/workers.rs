@@ -97,6 +97,18 @@ fn a_deadline_wakes_a_sleeping_task() {
 }
 
 #[test]
+fn a_task_is_woken_without_its_doorbell() {
+    let workers = Workers::start(&PoolOptions::with_threads(1)).unwrap();
+    let (task, _bell, pending, zero) = counter();
+    let handle = workers.spawn(task);
+    for round in 1..=500 {
+        pending.fetch_add(1, Ordering::SeqCst);
+        handle.wake();
+        assert_eq!(zero.recv_timeout(SOON).unwrap(), round);
+    }
+}
+
+#[test]
 fn a_new_doorbell_is_watched_after_a_call() {
     let workers = Workers::start(&PoolOptions::with_threads(1)).unwrap();
     let (task, _old, pending, zero) = counter();
