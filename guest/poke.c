@@ -1,5 +1,5 @@
 /*
- * Reads and writes registers of BAR 0 of a PCI device: poke VENDOR:DEVICE COMMAND...
+ * Reads and writes registers of BAR 0, or $BAR, of a PCI device: poke VENDOR:DEVICE COMMAND...
  *
  *   r OFFSET           prints 32 bits
  *   w OFFSET VALUE     writes 32 bits
@@ -93,7 +93,10 @@ int main(int count, char **words)
     fd = file("config", O_RDWR);
     if (fd < 0 || pwrite(fd, &command, 2, 4) != 2)
         fail("set the command register");
-    fd = file("resource0", O_RDWR);
+    const char *number = getenv("BAR");
+    char resource[16];
+    snprintf(resource, sizeof resource, "resource%.1s", number ? number : "0");
+    fd = file(resource, O_RDWR);
     volatile uint8_t *bar = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (bar == MAP_FAILED)
         fail("map the registers");

@@ -44,10 +44,11 @@ pub fn cases() -> Vec<Case> {
         row(", reset by the kernel", resets);
         row(", killed again and again", killed);
     }
-    let more: [(&str, Body); 8] = [
+    let more: [(&str, Body); 9] = [
         ("guest 6.12, dma engine in rust in process", in_process),
         ("guest 6.12, leds in python behind a port", leds),
         ("guest 6.12, a program written for vpcie behind a port", vpcie),
+        ("guest 6.12, every function of vpcie's interface", vpcie_whole),
         ("guest 6.12, reads that are hard to answer", |lab| hesitant(lab, true)),
         ("guest 6.12, reads that are hard to answer, memory by messages", |lab| {
             hesitant(lab, false)
@@ -136,6 +137,16 @@ fn vpcie(lab: &Lab) -> Result<()> {
     let mut guest = card.plug(plan).boot()?;
     guest.shell.run(include_str!("../../guest/vpcie.sh"))?;
     card.viaduct.is_alive()
+}
+
+fn vpcie_whole(lab: &Lab) -> Result<()> {
+    lab.write("pcie.h", include_bytes!("../../crates/sdk/include/pcie.h"))?;
+    let program = compile(lab, "vpcie", include_str!("../models/vpcie.c"))?;
+    let mut card = Card::command(lab, &program.to_string_lossy(), &[], &[])?;
+    let plan = Guest::plan(lab, "6.12").own_program(&driver(lab, "poke", POKE)?)?;
+    let mut guest = card.plug(plan).boot()?;
+    guest.shell.run(include_str!("../../guest/vpcie-api.sh"))?;
+    card.viaduct.prints("the model ended (exit status: 0)")
 }
 
 /// A read that needs host memory first: from shared memory it is answered; where QEMU is needed for

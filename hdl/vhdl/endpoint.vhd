@@ -64,6 +64,8 @@ begin
                 is_held := false;
                 req_en <= '0';
                 req_wr <= '0';
+                req_bar <= (others => '0');
+                req_addr <= (others => '0');
             end if;
             held := 0;
             if is_held then

@@ -8,7 +8,8 @@
  * found by VIADUCT_PORT, and connecting happens in pcie_loop(). The configuration space is made by
  * libviaduct; ids, class, revision and subsystem ids are taken from dev->config. Accesses of 1, 2,
  * 4 and 8 bytes reach the handlers, not only those of 4. MSI is off until a driver enables it.
- * Functions return 0, or -1.
+ * Functions return 0, or -1. What handles the TCP connection itself (pcie_net_init, pcie_net_fini,
+ * pcie_net_loop, pcie_net_send_buf, pcie_net_recv_buf and what is made of them) is not here.
  */
 #ifndef PCIE_H_INCLUDED
 #define PCIE_H_INCLUDED
@@ -81,6 +82,11 @@ typedef struct pcie_dev {
     void *bar_data[PCIE_BAR_COUNT];
     uint8_t config[0x1000];
 } pcie_dev_t;
+
+#ifndef container_of
+#define container_of(pointer, type, member) \
+    ((type *)((char *)(pointer) - offsetof(type, member)))
+#endif
 
 /* ---- what libviaduct calls ---- */
 
@@ -279,11 +285,24 @@ static inline int pcie_add_task(pcie_dev_t *dev, unsigned long usec, pcie_net_ta
     return net->task > 0 ? 0 : -1;
 }
 
+/* The same by the members of pcie_net_t. */
+static inline int pcie_net_add_task(pcie_net_t *net, const struct timeval *delay,
+                                    pcie_net_taskfn_t fn, void *data)
+{
+    pcie_dev_t *dev = container_of(net, pcie_dev_t, net);
+    return pcie_add_task(dev, (unsigned long)(delay->tv_sec * 1000000 + delay->tv_usec), fn, data);
+}
+
 static inline int pcie_add_event(pcie_dev_t *dev, int fd, pcie_net_evfn_t fn, void *data)
 {
     dev->net.ev_fn = fn;
     dev->net.ev_data = data;
     return viaduct_add_fd(dev->net.device, fd, pcie_on_event_, &dev->net) > 0 ? 0 : -1;
+}
+
+static inline int pcie_net_add_ev(pcie_net_t *net, int fd, pcie_net_evfn_t fn, void *data)
+{
+    return pcie_add_event(container_of(net, pcie_dev_t, net), fd, fn, data);
 }
 
 /* ---- host memory ---- */
