@@ -43,7 +43,8 @@ pub trait Simulator: Sync {
 }
 
 /// Every simulator.
-pub const SIMULATORS: &[&dyn Simulator] = &[&verilator::Verilator, &ghdl::Ghdl];
+pub const SIMULATORS: &[&dyn Simulator] =
+    &[&verilator::Verilator, &ghdl::Either, &ghdl::Synthesis, &ghdl::Ghdl];
 
 /// The simulator of that name.
 #[must_use]

@@ -57,16 +57,33 @@ impl Tool {
     ///
     /// # Errors
     /// It is not there, or it failed: then the error has all that it printed.
-    pub fn run(mut self) -> Result<String, CosimError> {
+    pub fn run(self) -> Result<String, CosimError> {
+        let (output, errors) = self.finish()?;
+        Ok(output + &errors)
+    }
+
+    /// Runs it; what it printed, without messages.
+    ///
+    /// # Errors
+    /// As [`Tool::run`].
+    pub fn output(self) -> Result<String, CosimError> {
+        let (output, messages) = self.finish()?;
+        if !messages.is_empty() {
+            tracing::debug!("{}", messages.trim_end());
+        }
+        Ok(output)
+    }
+
+    fn finish(mut self) -> Result<(String, String), CosimError> {
         tracing::debug!("{:?}", self.command);
         let output =
             self.command.stdin(Stdio::null()).output().map_err(|error| self.lacks(error))?;
-        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         if output.status.success() {
-            return Ok(text);
+            return Ok((text, errors));
         }
-        Err(CosimError::Failed { tool: self.name, output: text.trim_end().to_owned() })
+        Err(CosimError::Failed { tool: self.name, output: (text + &errors).trim_end().to_owned() })
     }
 
     fn lacks(&self, error: io::Error) -> CosimError {

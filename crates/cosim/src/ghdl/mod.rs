@@ -3,19 +3,24 @@
 //! GHDL owns the main loop and its process, so a simulation is GHDL itself with a shared library of
 //! ours in it, which VHDL calls (VHPIDIRECT).
 
+mod synth;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::card::{Card, settings_in};
+use crate::error::file;
 use crate::{Clock, CosimError, HEADER, Job, Library, Program, Simulator, Tool};
+
+pub use synth::{Either, Synthesis};
 
 /// How to get it.
 const ADVICE: &str = "apt install ghdl (2.0 or later), or see ghdl.github.io";
 const CC_ADVICE: &str = "apt install gcc libc6-dev";
 
-const PACKAGE: &str = include_str!("../../../hdl/vhdl/pcie.vhd");
-const ENDPOINT: &str = include_str!("../../../hdl/vhdl/endpoint.vhd");
-const GLUE: &str = include_str!("../../../hdl/vhdl/endpoint.c");
+const PACKAGE: &str = include_str!("../../../../hdl/vhdl/pcie.vhd");
+const ENDPOINT: &str = include_str!("../../../../hdl/vhdl/endpoint.vhd");
+const GLUE: &str = include_str!("../../../../hdl/vhdl/endpoint.c");
 
 const LIBRARY: &str = "viaduct-endpoint.so";
 
@@ -113,9 +118,22 @@ impl<'j> Build<'j> {
         Program { words, settings, made_from: self.job.sources.clone() }
     }
 
+    /// GHDL with one of its commands.
+    fn tool(&self, command: &str) -> Tool {
+        Tool::new("ghdl", ADVICE).within(&self.job.folder).arg(command).args(&self.options)
+    }
+
     fn run(&self, command: &str, words: impl FnOnce(Tool) -> Tool) -> Result<String, CosimError> {
-        let tool = Tool::new("ghdl", ADVICE).within(&self.job.folder).arg(command);
-        words(tool.args(&self.options)).run()
+        words(self.tool(command)).run()
+    }
+
+    /// The sources.
+    fn texts(&self) -> Result<Vec<String>, CosimError> {
+        let read = |path: &PathBuf| {
+            let text = fs::read(path).map_err(file("can't read", path))?;
+            Ok(String::from_utf8_lossy(&text).into_owned())
+        };
+        self.job.sources.iter().map(read).collect()
     }
 
     /// The shared library that VHDL calls.
@@ -155,11 +173,7 @@ impl<'j> Build<'j> {
     /// What the card is: by the command line, the environment as VPCIe has it, the sources.
     fn card(&self) -> Result<Card, CosimError> {
         let environment = from_environment(|name| std::env::var(name).ok());
-        let mut texts = Vec::new();
-        for path in &self.job.sources {
-            let text = fs::read(path).map_err(|source| file("can't read", path, source))?;
-            texts.push(String::from_utf8_lossy(&text).into_owned());
-        }
+        let texts = self.texts()?;
         let said = self.job.settings.iter().chain(&environment).map(String::as_str);
         let said = said.chain(texts.iter().flat_map(|text| settings_in(text))).chain(USUAL);
         Ok(Card::new(said)?)
@@ -187,11 +201,7 @@ fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Vec<String> {
 
 fn write(folder: &Path, name: &str, text: &str) -> Result<(), CosimError> {
     let path = folder.join(name);
-    fs::write(&path, text).map_err(|source| file("can't write", &path, source))
-}
-
-fn file(attempt: &'static str, path: &Path, error: std::io::Error) -> CosimError {
-    CosimError::File { attempt, path: path.to_path_buf(), error }
+    fs::write(&path, text).map_err(file("can't write", &path))
 }
 
 #[cfg(test)]
