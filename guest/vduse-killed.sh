@@ -31,4 +31,22 @@ test ! -e /run/viaduct/vduse-disk0
 kill_it
 serve disk0,state=off,replace=on blk:ram=1M
 release disk0
+# What waits on a device that nobody serves fails when it is replaced, and keeps nothing.
+for state in /run/viaduct/vduse-disk0 off; do
+    serve disk0,state=$state blk:ram=1M
+    kill_it
+    for number in 1 2 3; do
+        dd if=/dev/vda of=/dev/null bs=4k count=1 skip=$number iflag=direct 2>/dev/null &
+        echo $! >/tmp/reader$number
+    done
+    until test "$(awk '{ print $9 }' /sys/block/vda/stat)" = 3; do sleep 0.05; done
+    serve disk0,state=$state,replace=on blk:ram=1M,queue-size=16
+    for number in 1 2 3; do
+        if wait "$(cat /tmp/reader$number)"; then echo 'read from nothing'; exit 1; fi
+    done
+    # Its letter may be another one, as the old disk goes with its last reader.
+    disk=$(sed -n 's|.*disk0 is attached: \(/dev/vd[a-z]\).*|\1|p' /tmp/disk0.log)
+    dd if="$disk" of=/dev/null bs=64k count=4 iflag=direct
+    release disk0
+done
 test ! -e /dev/vda

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::guest::Guest;
+use crate::guest::{Guest, Plan};
 use crate::lab::Lab;
 use crate::runner::Case;
 
@@ -53,6 +53,14 @@ pub fn cases(all: bool) -> Vec<Case> {
     cases.push(Case::new(name, LIMIT, move |lab| serving(lab, "6.12", attach, programs)));
     let name = "bare host 6.12, the vdpa device end on a vduse device, translate";
     cases.push(Case::new(name, LIMIT, |lab| chained(lab, "6.12", "translate")));
+    let name = "bare host 6.12, two queues of a daemon, and a disk that grows";
+    let queues = include_str!("../../guest/vduse-queues.sh");
+    cases.push(Case::new(name, LIMIT, move |lab| {
+        let plan = Guest::plan(lab, "6.12").processors(2).program("fio");
+        script_on_bare_host(lab, plan, queues)
+    }));
+    let name = "bare host 6.12, a daemon that hangs can't keep its device, pass";
+    cases.push(Case::new(name, LIMIT, |lab| hung(lab, "pass")));
     let name = "systemd takes the units of dist";
     cases.push(Case::new(name, Duration::from_secs(60), units));
     let fs = include_str!("../../guest/vduse-fs.sh");
@@ -69,6 +77,8 @@ fn seldom() -> Vec<Case> {
         let modes = "pass translate copy";
         cases.push(Case::new(name, LIMIT, move |lab| chained(lab, kernel, modes)));
     }
+    let name = "bare host 6.12, a daemon that hangs can't keep its device, translate and copy";
+    cases.push(Case::new(name, LIMIT, |lab| hung(lab, "translate copy")));
     cases
 }
 
@@ -124,6 +134,10 @@ fn crashes(lab: &Lab, kernel: &str, daemon: &str, device: &str, mode: &str) -> R
 
 fn serving(lab: &Lab, kernel: &str, script: &str, programs: &[&str]) -> Result<()> {
     let plan = programs.iter().fold(Guest::plan(lab, kernel), |plan, name| plan.program(name));
+    script_on_bare_host(lab, plan, script)
+}
+
+fn script_on_bare_host(lab: &Lab, plan: Plan<'_>, script: &str) -> Result<()> {
     let mut guest = on_bare_host(plan).own_program(&lab.viaduct_path()?)?.boot()?;
     let functions = include_str!("../../guest/vduse-serve.sh");
     let script = format!(": on a bare host\nrounds={ROUNDS}\n{functions}{script}");
@@ -167,13 +181,15 @@ fn refused(lab: &Lab, kernel: &str, admitted: &str) -> Result<()> {
     Ok(())
 }
 
+fn hung(lab: &Lab, modes: &str) -> Result<()> {
+    let script = include_str!("../../guest/vduse-hung.sh");
+    script_on_bare_host(lab, Guest::plan(lab, "6.12"), &format!("modes='{modes}'\n{script}"))
+}
+
 fn chained(lab: &Lab, kernel: &str, modes: &str) -> Result<()> {
-    let plan = on_bare_host(Guest::plan(lab, kernel)).module("vhost_vdpa").program("fio");
-    let mut guest = plan.own_program(&lab.viaduct_path()?)?.boot()?;
-    let functions = include_str!("../../guest/vduse-serve.sh");
+    let plan = Guest::plan(lab, kernel).module("vhost_vdpa").program("fio");
     let script = include_str!("../../guest/vdpa.sh");
-    guest.shell.run_within(LIMIT, &format!(": vdpa.sh\nmodes='{modes}'\n{functions}{script}"))?;
-    Ok(())
+    script_on_bare_host(lab, plan, &format!("modes='{modes}'\n{script}"))
 }
 
 /// The units as they are shipped, but for the program, which is not installed.
@@ -206,7 +222,7 @@ fn units(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn on_bare_host(plan: crate::guest::Plan<'_>) -> crate::guest::Plan<'_> {
+fn on_bare_host(plan: Plan<'_>) -> Plan<'_> {
     plan.module("vduse").module("virtio_vdpa").memory_mib(512)
 }
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use sys::{Epoll, EventFd, Interest, VdpaBus, VduseDevice};
+use sys::{Epoll, EventFd, Interest, VdpaBus, VduseDevice, VduseRequest};
 use virtio::EndError;
 
+use super::refuse::Refuser;
 use super::server::END_LIMIT;
 
 /// What is asked of the bus.
@@ -59,9 +60,13 @@ impl AsFd for Pending {
 
 /// Takes a device off the bus that a process has left behind: whatever the driver wants is granted,
 /// and what it waits for fails.
-pub(super) fn abandon(name: &str, node: &VduseDevice) -> Result<(), EndError> {
-    /// A device that is broken says nothing more, so we look.
-    const LOOK: Duration = Duration::from_millis(500);
+pub(super) fn abandon(
+    name: &str,
+    node: &VduseDevice,
+    mut refuser: Option<Refuser>,
+) -> Result<(), EndError> {
+    /// A device that is broken says nothing more, and requests come without a word, so we look.
+    const LOOK: Duration = Duration::from_millis(20);
     let system = || EndError::system(format!("removing the old {name}"));
     let epoll = Epoll::new().map_err(system())?;
     let pending = Pending::start(Call::Detach, name).map_err(system())?;
@@ -73,9 +78,19 @@ pub(super) fn abandon(name: &str, node: &VduseDevice) -> Result<(), EndError> {
         epoll.wait(&mut ready, Some(LOOK)).map_err(system())?;
         // A device that the kernel has given up on sends nothing and goes all the same.
         match node.receive() {
-            Ok(Some(message)) => node.answer(message.id, true).map_err(system())?,
+            Ok(Some(message)) => {
+                if message.request == VduseRequest::SetStatus(0) {
+                    // The rings are the driver's again.
+                    refuser = None;
+                }
+                node.answer(message.id, true).map_err(system())?;
+            }
             Ok(None) => {}
             Err(_) => epoll.remove(node),
+        }
+        if let Some(Err(error)) = refuser.as_mut().map(|refuser| refuser.refuse(node)) {
+            tracing::warn!("failing what waits on the old {name}: {error}");
+            refuser = None;
         }
         if let Some(result) = pending.result() {
             return result.map_err(|error| EndError::Driver(explain(Call::Detach, name, &error)));

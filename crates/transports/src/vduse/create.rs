@@ -4,8 +4,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use sys::{VduseConfig, VduseControl, VduseDevice};
-use virtio::{DeviceType, EndError, Features, Status, VirtioDevice};
+use virtio::{DeviceError, DeviceType, EndError, Features, Status, VirtioDevice};
 
+use super::memory::{self, Pool};
+use super::refuse::{Refuser, Remains};
 use super::state::{Record, State};
 use super::{Settings, sysfs};
 
@@ -83,7 +85,7 @@ pub(super) fn create(
         if let Some(made) = resume(settings, &config, &sizes)? {
             return Ok(made);
         }
-        clear(control, settings)?;
+        clear(control, settings, &config)?;
     }
     control.create(&config).map_err(|error| refusal(control, &config, error))?;
     let made = finish(settings, &config, &sizes);
@@ -272,7 +274,11 @@ fn open_node(name: &str) -> Result<VduseDevice, EndError> {
 }
 
 /// Removes what an earlier process has left, as far as that hurts nobody or was asked for.
-fn clear(control: &VduseControl, settings: &Settings) -> Result<(), EndError> {
+fn clear(
+    control: &VduseControl,
+    settings: &Settings,
+    config: &VduseConfig,
+) -> Result<(), EndError> {
     let name = &settings.name;
     if !sysfs::is_on_bus(name) {
         return match control.destroy(name) {
@@ -290,16 +296,42 @@ fn clear(control: &VduseControl, settings: &Settings) -> Result<(), EndError> {
     let node = open_node(name)?;
     let state = settings.state.as_ref().and_then(|path| State::read(path, name));
     // Killed before any driver could have it, there is nothing that waits.
-    let is_unused = state.is_some_and(|state| !state.record.attached);
+    let is_unused = state.as_ref().is_some_and(|state| !state.record.attached);
     if !settings.replace && !is_unused {
         return Err(EndError::Driver(format!(
             "{name} is on the vDPA bus, nobody serves it, and how far it was is not known: \
              replace=on removes it first, and requests that wait there fail"
         )));
     }
-    super::bus::abandon(name, &node)?;
+    let refuser = match refuser_of(&node, state, config) {
+        Ok(refuser) => Some(refuser),
+        Err(error) => {
+            // There may be nothing that waits.
+            tracing::debug!("{name}: {error}");
+            None
+        }
+    };
+    super::bus::abandon(name, &node, refuser)?;
     drop(node);
     remove(control, settings)
+}
+
+/// What fails the requests that an earlier process has left; if nothing is known of it, it is taken
+/// for a device of the same type.
+fn refuser_of(
+    node: &VduseDevice,
+    mut state: Option<State>,
+    config: &VduseConfig,
+) -> Result<Refuser, DeviceError> {
+    let (device, queues) = match &state {
+        Some(state) => (state.record.device, state.record.queue_sizes.len()),
+        None => (DeviceType(config.device as u16), config.queues as usize),
+    };
+    let attempt = "asking for the features of the old device";
+    let features = Features(node.features().map_err(DeviceError::system(attempt))?);
+    let memory = memory::read(node, &Pool::Kernels)?;
+    let in_flight = state.as_mut().map(State::in_flight).transpose()?;
+    Refuser::take_over(Remains { node, device, queues, features, memory, in_flight })
 }
 
 /// Why the kernel did not make the device, and what would work.

@@ -24,6 +24,7 @@ mod create;
 mod host;
 mod memory;
 mod queues;
+mod refuse;
 mod server;
 mod state;
 mod sysfs;
@@ -47,6 +48,7 @@ pub(crate) static TRANSPORT: Transport = Transport {
         "message-timeout=S   seconds until the kernel gives up on us, 0 for never (30)",
         "api=0|1             newest version of the kernel's interface to use (1)",
         "state=PATH|off      file from which a killed device is resumed (/run/viaduct/vduse-NAME)",
+        "release-timeout=S   seconds until requests that keep the device from going are failed (10)",
         "replace=on          remove what a killed process has left and can't be resumed",
     ],
     driver_end: Some(open),
@@ -63,6 +65,8 @@ struct Settings {
     newest_api: u64,
     /// The file from which it is resumed.
     state: Option<PathBuf>,
+    /// How long a device that is to go waits for requests to be answered.
+    patience: Duration,
     replace: bool,
 }
 
@@ -96,6 +100,9 @@ fn read_settings(parameters: &mut Parameters) -> Result<Settings, ParameterError
     const BOUNCE_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
     /// A day.
     const LONGEST_WAIT: u64 = 86_400;
+    /// More than a daemon takes to come back, less than `server::END_LIMIT` with time to spare.
+    const USUAL_PATIENCE: u64 = 10;
+    const LONGEST_PATIENCE: u64 = 25;
     let name = parameters.text("path").ok_or(ParameterError::Missing("path"))?;
     if !is_name(&name) {
         return Err(ParameterError::Expected {
@@ -117,6 +124,9 @@ fn read_settings(parameters: &mut Parameters) -> Result<Settings, ParameterError
         newest_api: parameters
             .number("api", 0..=sys::VDUSE_API_LATEST)?
             .unwrap_or(sys::VDUSE_API_LATEST),
+        patience: Duration::from_secs(
+            parameters.number("release-timeout", 0..=LONGEST_PATIENCE)?.unwrap_or(USUAL_PATIENCE),
+        ),
         replace: parameters.flag("replace", false)?,
     })
 }
@@ -157,7 +167,7 @@ impl DriverEnd for VduseEnd {
             device.want_record();
         }
         let made = create::create(&control, &settings, &mut *device)?;
-        let result = server::Server::new(&settings.name, made, device, stop, attached)
+        let result = server::Server::new(&settings, made, device, stop, attached)
             .and_then(|mut server| server.run());
         if sysfs::is_on_bus(&settings.name) {
             // It is there for who comes next, with all that waits.

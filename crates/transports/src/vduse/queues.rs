@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use mem::{AddressSpace, DriverAddress};
+use mem::{AddressSpace, DriverAddress, MemoryMap};
 use sys::{Epoll, EventFd, Interest, VduseDevice, VduseQueueInfo};
 use virtio::{DeviceError, Features, InFlightArea, Notifier, QueueSetup, VirtioDevice};
 use virtqueue::{PackedPoint, QueueAddresses, QueuePosition, QueueSpec, RingFormat};
@@ -43,6 +43,11 @@ impl Queues {
         Self { queues: (0..count).map(|_| None).collect(), first_key }
     }
 
+    /// How many the device has.
+    pub(super) fn count(&self) -> usize {
+        self.queues.len()
+    }
+
     /// Learns what the driver has set up.
     pub(super) fn learn(
         &mut self,
@@ -68,7 +73,7 @@ impl Queues {
                 in_flight: shared.in_flight.clone(),
             };
             if shared.resumed {
-                setup.spec.start_at = left_behind(&setup)?;
+                setup.spec.start_at = left_behind(&setup.memory.current(), &setup.spec)?;
                 // What was completed last, the driver may not have been told.
                 call.signal();
             }
@@ -194,16 +199,20 @@ pub(super) fn taken(result: io::Result<()>) -> io::Result<bool> {
 /// Where a queue goes on whose last process was killed: with what the driver has not seen used. A
 /// record of what was in flight says more, and whoever reads it corrects this. Only split rings are
 /// offered.
-fn left_behind(setup: &QueueSetup) -> Result<QueuePosition, DeviceError> {
+pub(super) fn left_behind(
+    memory: &MemoryMap,
+    spec: &QueueSpec,
+) -> Result<QueuePosition, DeviceError> {
     /// Offset of the index in the used ring (VIRTIO 1.4, 2.7.8).
     const USED_INDEX: u64 = 2;
     let mut index = [0; 2];
-    let at = DriverAddress(setup.spec.addresses.device.0.saturating_add(USED_INDEX));
-    setup.memory.current().read(at, &mut index)?;
+    let at = DriverAddress(spec.addresses.device.0.saturating_add(USED_INDEX));
+    memory.read(at, &mut index)?;
     Ok(QueuePosition::split(u16::from_le_bytes(index)))
 }
 
-fn spec(info: &VduseQueueInfo, features: Features) -> QueueSpec {
+/// The ring that the kernel describes.
+pub(super) fn spec(info: &VduseQueueInfo, features: Features) -> QueueSpec {
     let packed = features.has(Features::RING_PACKED);
     let format = if packed { RingFormat::Packed } else { RingFormat::Split };
     QueueSpec {

@@ -1,5 +1,6 @@
 //! The control thread: the kernel's messages, interrupts, the bus.
 
+mod ending;
 mod starting;
 
 use std::sync::Arc;
@@ -13,8 +14,9 @@ use super::bus::{self, Call, Pending};
 use super::create::Made;
 use super::memory::Pool;
 use super::queues::{self, Queues};
+use super::refuse::Refuser;
 use super::state::State;
-use super::{Attached, sysfs};
+use super::{Attached, Settings, sysfs};
 
 /// Longest wait for the kernel to take its driver away from the device: a disk's requests are
 /// completed first. Then we leave and say what is left.
@@ -69,6 +71,10 @@ pub(super) struct Server {
     /// Signalled by the driver's first request; there while that is waited for.
     first_kick: Option<EventFd>,
     queues: Queues,
+    /// How long the driver may wait for its requests when it is to let go.
+    patience: Duration,
+    /// There once it has waited so long.
+    refuser: Option<Refuser>,
     config_due: bool,
     /// Why we are ending.
     failure: Option<EndError>,
@@ -76,13 +82,14 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(
-        name: &str,
+        settings: &Settings,
         made: Made,
         device: Box<dyn VirtioDevice>,
         stop: Stop,
         attached: Attached,
     ) -> Result<Self, EndError> {
         let Made { node, record, state } = made;
+        let name = &settings.name;
         let phase = if record.attached { Phase::Attached } else { Phase::Attaching };
         let system = || EndError::system(format!("serving {name}"));
         let epoll = Epoll::new().map_err(system())?;
@@ -94,7 +101,9 @@ impl Server {
             epoll.add(control, DEVICE, Interest::Read).map_err(system())?;
         }
         Ok(Self {
-            name: name.into(),
+            name: name.clone(),
+            patience: settings.patience,
+            refuser: None,
             node,
             offered: record.offered,
             queues: Queues::new(record.queue_sizes.len() as u16, CALL),
@@ -127,18 +136,20 @@ impl Server {
             _ => self.call_bus(Call::Attach)?,
         }
         let mut ready = Vec::new();
-        let mut deadline = None;
+        let mut ending = None;
         while self.phase != Phase::Off {
             if self.is_ending() {
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + END_LIMIT);
-                if Instant::now() >= deadline {
+                let ending = *ending.get_or_insert_with(Instant::now);
+                if ending.elapsed() >= END_LIMIT {
                     return Err(self.stuck());
                 }
+                self.refuse_if_due(ending);
                 if self.phase == Phase::Attached {
                     self.call_bus(Call::Detach)?;
                 }
             }
-            self.epoll.wait(&mut ready, Some(POISON_CHECK)).map_err(self.system("waiting"))?;
+            let limit = Some(self.longest_wait());
+            self.epoll.wait(&mut ready, limit).map_err(self.system("waiting"))?;
             for key in ready.iter().map(|ready| ready.key) {
                 self.turn(key);
             }
@@ -317,6 +328,7 @@ impl Server {
         }
         self.status = Status::RESET;
         self.config_due = false;
+        self.refuser = None;
         self.stop_waiting();
         self.queues.stop(&self.node, &self.epoll, &mut *self.device);
         if let Some(space) = self.memory.take() {

@@ -19,7 +19,8 @@ use crate::monitor::Reports;
 use crate::supervisor::{self, Bridge};
 
 /// Settings that are the driver end's and not the bridge's.
-const DRIVER_SETTINGS: [&str; 5] = ["bounce-size", "message-timeout", "api", "state", "replace"];
+const DRIVER_SETTINGS: [&str; 6] =
+    ["bounce-size", "message-timeout", "api", "state", "release-timeout", "replace"];
 
 /// Most names that are tried.
 const MAX_NAMES: u32 = 99;
