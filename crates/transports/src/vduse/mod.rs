@@ -48,7 +48,7 @@ pub(crate) static TRANSPORT: Transport = Transport {
         "message-timeout=S   seconds until the kernel gives up on us, 0 for never (30)",
         "api=0|1             newest version of the kernel's interface to use (1)",
         "state=PATH|off      file from which a killed device is resumed (/run/viaduct/vduse-NAME)",
-        "release-timeout=S   seconds until requests that keep the device from going are failed (10)",
+        "release-timeout=S   seconds until requests that keep the device from going fail (10)",
         "replace=on          remove what a killed process has left and can't be resumed",
     ],
     driver_end: Some(open),
