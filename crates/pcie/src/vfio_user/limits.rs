@@ -14,8 +14,8 @@ pub const MAX_WAITING_READS: usize = 256;
 /// Most messages taken from the socket in one turn, so that other events are not starved.
 pub const MAX_MESSAGES_PER_TURN: usize = 256;
 
-/// The shortest payload of a request, but for one that has none: of a region read, and of a question
-/// for what the device is.
+/// The shortest payload of a request, but for one that has none: of a region read, and of a
+/// question for what the device is.
 pub const LEAST_PAYLOAD: usize = 16;
 
 /// While the service polls, how many times it looks at the client's socket before it looks at

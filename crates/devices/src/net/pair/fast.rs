@@ -8,6 +8,15 @@ use crate::net::port::MIN_FRAME;
 /// Frames looked at together: their memory is fetched into the cache while those before are copied.
 const AHEAD: usize = 32;
 
+/// Bytes of the longest frame whose memory is fetched while the burst is looked through, so that
+/// all are under way at a time. Of long ones there would be more lines than are fetched without
+/// waiting, and copying one takes long enough to fetch another meanwhile.
+const SHORT: u32 = 256;
+
+/// How many frames before it is copied a long one is fetched: as many as take what a line takes
+/// from far away.
+const LEAD: usize = 4;
+
 /// A header that asks for nothing and names one buffer (VIRTIO 1.4, 5.1.6).
 const PLAIN: [u8; HEADER] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
@@ -88,6 +97,9 @@ impl Fast {
         }
         for (index, job) in jobs[..count].iter().enumerate() {
             let Some(Job { from, to, len }) = job else { return index };
+            if let Some(Some(later)) = jobs[..count].get(index + LEAD) {
+                later.fetch(later.len > SHORT);
+            }
             // A peer may write there meanwhile, so a copy of the header is looked at and one of our
             // own goes over.
             if from.first::<MEANINGFUL>() != [0; MEANINGFUL] {
@@ -99,7 +111,8 @@ impl Fast {
         count
     }
 
-    /// The job at `index`, with its memory on the way into the cache; `None` if it is not simple.
+    /// The job at `index`, its memory on the way into the cache if that is due; `None` if it is not
+    /// simple.
     #[inline]
     fn job<'a>(&self, from: &mut Pieces<'a>, to: &mut Pieces<'a>, index: usize) -> Option<Job<'a>> {
         if self.frames.writable()[index] || !self.rooms.writable()[index] {
@@ -115,8 +128,19 @@ impl Fast {
         if !to.is_writable() {
             return None;
         }
-        from.prefetch(false);
-        to.prefetch(true);
-        Some(Job { from, to, len })
+        let job = Job { from, to, len };
+        job.fetch(len <= SHORT || index < LEAD);
+        Some(job)
+    }
+}
+
+impl Job<'_> {
+    /// Begins to fetch its memory, if it is `due`.
+    #[inline]
+    fn fetch(&self, due: bool) {
+        if due {
+            self.from.prefetch(false);
+            self.to.prefetch(true);
+        }
     }
 }
