@@ -60,6 +60,8 @@ pub enum Setting {
     Indirect,
     /// The same with few requests: each takes several messages for its pages.
     IommuBriefly,
+    /// viaduct notifies the daemon by message, and is notified so.
+    InBand,
 }
 
 /// A line of the table.
@@ -184,7 +186,11 @@ impl Row {
     /// Starts the device's side.
     pub fn start_device(&self, lab: &Lab) -> Result<Device> {
         let needs = Needs { forward: self.driver.forward_mode(), setting: self.setting };
-        self.device.start(lab, &needs)
+        let mut device = self.device.start(lab, &needs)?;
+        if self.setting == Setting::InBand {
+            device.address += ",in-band=on";
+        }
+        Ok(device)
     }
 
     /// The settings of the bridge.
@@ -328,6 +334,7 @@ impl Setting {
             Setting::Iommu => ", virtual IOMMU",
             Setting::Indirect => ", indirect",
             Setting::IommuBriefly => ", virtual IOMMU, briefly",
+            Setting::InBand => ", notified by message",
         }
     }
 }

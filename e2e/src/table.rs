@@ -4,7 +4,9 @@
 use crate::driver::Driver::*;
 use crate::peer::Peer::*;
 use crate::row::Ring::{self, Packed, Split};
-use crate::row::Setting::{Converted, Indirect, Iommu, IommuBriefly, OutOfOrder, TwoQueues};
+use crate::row::Setting::{
+    Converted, InBand, Indirect, Iommu, IommuBriefly, OutOfOrder, TwoQueues,
+};
 use crate::row::Way::{self, Auto, Copy, Direct, Pass, Remote, Translate};
 use crate::row::{Line, line};
 use crate::story::Story::{
@@ -192,6 +194,7 @@ pub const SELDOM: &[Line] = &[
     line(Guest("6.12"),    Testpmd,           &[Auto],              &[Split]).with(IommuBriefly),
     line(Guest("6.12"),    OwnDisk,           BRIDGED,              BOTH).with(IommuBriefly),
     line(Guest("6.12"),    OwnEcho,           BRIDGED,              BOTH).with(IommuBriefly),
+    line(QemuImg,          DiskDaemon,        &[Pass, Translate],   &[Split]).with(InBand),
     line(VirtioUser,       Testpmd,           &[Direct, Pass, Copy], BOTH).with(TwoQueues),
     line(VirtioUser,       Testpmd,           &[Pass, Translate],   BOTH).with(OutOfOrder),
     line(VirtioUser,       OwnEcho,           BRIDGED,              BOTH).with(TwoQueues),

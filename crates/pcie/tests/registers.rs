@@ -49,6 +49,31 @@ fn features_that_were_not_offered_are_refused_and_accepted_ones_are_fixed() {
 }
 
 #[test]
+fn doorbells_are_rung_with_the_data_that_was_agreed_on() {
+    let with = Features::NOTIF_CONFIG_DATA | Features::NOTIFICATION_DATA;
+    for features in [PLAIN, PLAIN | with] {
+        let (mut direct, seen, memory) = modern();
+        assert_eq!(direct.negotiate(features), 11);
+        direct.enable_queue(1, 16, memory.base().0);
+        let data = direct.get(at::QUEUE_NOTIFY_DATA, 2);
+        assert_eq!(data, if features == PLAIN { 0 } else { 1 });
+        direct.set(at::QUEUE_SELECT, 2, 77);
+        assert_eq!(direct.get(at::QUEUE_NOTIFY_DATA, 2), 0, "of no queue");
+        assert_eq!(direct.set_status(15), 15);
+        let device = *seen.features.lock().unwrap();
+        assert!((device & with).is_empty(), "no business of the device's");
+        let bells = direct.function.doorbells();
+        // A queue that starts is looked at in any case.
+        for bell in &bells {
+            let _started = bell.event.drain();
+        }
+        // The data, and where the ring stands: index 7, of which the device may make use.
+        direct.write(MODERN, NOTIFY + 4, &(data as u32 | 7 << 16).to_le_bytes());
+        assert_eq!([0, 1].map(|index: usize| bells[index].event.drain()), [false, true]);
+    }
+}
+
+#[test]
 fn the_window_reaches_the_registers() {
     let (mut direct, _, _memory) = modern();
     let window = find_window(&mut direct);

@@ -109,8 +109,12 @@ impl VirtioPci {
             R::QueueSize => of_queue(|queue| queue.size.into()),
             R::QueueVector => of_queue(|queue| queue.vector.into()),
             R::QueueEnable => of_queue(|queue| queue.enabled.into()),
-            R::QueueNotifyOffset | R::QueueNotifyData => {
-                queue.map_or(0, |_| self.selectors.queue.into())
+            R::QueueNotifyOffset => queue.map_or(0, |_| self.selectors.queue.into()),
+            // There only for drivers that agreed to write it in place of the queue's number
+            // (VIRTIO 1.4, 4.1.4.3, 4.1.5.2). The doorbell's place says as much.
+            R::QueueNotifyData => {
+                let agreed = self.driver_features.has(Features::NOTIF_CONFIG_DATA);
+                queue.filter(|_| agreed).map_or(0, |_| self.selectors.queue.into())
             }
             R::QueueDescriptor => of_queue(|queue| queue.addresses.descriptor.0),
             R::QueueDriver => of_queue(|queue| queue.addresses.driver.0),

@@ -36,10 +36,14 @@ use queue::QueueRegisters;
 pub use layout::{Legacy, VirtioPciOptions};
 
 /// What the transport offers by itself, whatever the device says: resetting single queues,
-/// notifications with data (which are taken as without), and addresses as the platform's IOMMU
-/// gives them out, which they always are.
-const TRANSPORT_FEATURES: Features =
-    Features(Features::RING_RESET.0 | Features::NOTIFICATION_DATA.0 | Features::ACCESS_PLATFORM.0);
+/// notifications with data and with data of ours (both are taken as without), and addresses as the
+/// platform's IOMMU gives them out, which they always are.
+const TRANSPORT_FEATURES: Features = Features(
+    Features::RING_RESET.0
+        | Features::NOTIFICATION_DATA.0
+        | Features::NOTIF_CONFIG_DATA.0
+        | Features::ACCESS_PLATFORM.0,
+);
 
 /// Reads as "no vector" (VIRTIO_MSI_NO_VECTOR; VIRTIO 1.4, 4.1.5.1.2).
 const NO_VECTOR: u16 = 0xffff;

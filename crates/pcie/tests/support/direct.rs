@@ -34,6 +34,7 @@ pub mod at {
     pub const QUEUE_DESC: u64 = 32;
     pub const QUEUE_DRIVER: u64 = 40;
     pub const QUEUE_DEVICE: u64 = 48;
+    pub const QUEUE_NOTIFY_DATA: u64 = 56;
     pub const QUEUE_RESET: u64 = 58;
 }
 

@@ -7,7 +7,7 @@ use mem::{Backing, DriverAddress};
 use pcie::config::{ConfigSpace, DeviceIds};
 use pcie::{
     BarAddress, BarLayout, Completion, Function, FunctionLayout, HostPort, InterruptLayout,
-    ResetKind,
+    Mappable, ResetKind,
 };
 
 /// Reads as [`ID`].
@@ -22,6 +22,8 @@ pub const REG_NEVER: u64 = 0x18;
 pub const REG_KIND: u64 = 0x20;
 /// Writes the address to itself by message.
 pub const REG_STORE: u64 = 0x28;
+/// The parts of BAR 2 that may be mapped.
+pub const AREAS: [(u64, u64); 2] = [(0x1000, 0x1000), (0x8000, 0x4000)];
 pub const ID: u32 = 0x1234_5678;
 
 pub struct Engine {
@@ -53,6 +55,15 @@ impl Engine {
             kept: Vec::new(),
             watch: sys::Epoll::new().unwrap(),
         }
+    }
+
+    /// The same with a BAR 2 of 64 KiB before `file`, of which two parts may be mapped.
+    pub fn with_memory(file: std::sync::Arc<std::os::fd::OwnedFd>) -> Self {
+        let mut engine = Self::new();
+        let mut bar = BarLayout::memory64(0x1_0000);
+        bar.mappable = Some(Mappable { file, offset: 0x2000, areas: AREAS.to_vec() });
+        engine.layout.bars[2] = bar;
+        engine
     }
 
     fn region_kind(&self) -> u64 {

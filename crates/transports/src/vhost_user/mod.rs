@@ -35,6 +35,7 @@ pub(crate) static TRANSPORT: Transport = Transport {
         "cid=N               device end: for a socket daemon without a config",
         "reconnect=off       device end: do not wait for a daemon that went away",
         "timeout=MS          device end: longest wait for an answer, 5000",
+        "in-band=on          device end: notifications are messages and not events",
     ],
     driver_end: Some(driver_end::open),
     device_end: Some(device_end::open),

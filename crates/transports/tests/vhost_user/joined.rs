@@ -4,7 +4,9 @@ use mem::{DirtyLog, DriverAddress, Mapping};
 use virtio::{DeviceEvent, DeviceType, Features, Status, VirtioDevice};
 use virtqueue::QueuePosition;
 
-use crate::lab::{BASE, CONFIG, PROGRESS, Served, memory, parameters, queue, transport, until};
+use crate::lab::{
+    BASE, CONFIG, PROGRESS, Served, WAYS, bridged, memory, parameters, queue, transport, until,
+};
 
 fn start(device: &mut dyn VirtioDevice, features: Features) {
     let (_, space) = memory();
@@ -80,6 +82,60 @@ fn kicks_and_interrupts_use_the_drivers_own_events() {
     other.drain();
     far.call.signal();
     assert!(other.drain());
+}
+
+#[test]
+fn notifications_may_be_messages_both_ways() {
+    let served = Served::new();
+    let mut device = served.device_end(&[("in-band", "on")]);
+    let (_, space) = memory();
+    device.set_memory(&space).unwrap();
+    device.accept_features(Features::VERSION_1).unwrap();
+    let setups = [0, 1].map(|index| queue(index, &space, Features::VERSION_1));
+    for setup in &setups {
+        device.start_queue(setup.clone()).unwrap();
+    }
+    let far = |index: u16| served.seen.lock().unwrap().running[&index].clone();
+    until(|| served.seen.lock().unwrap().running.len() == 2);
+    until(|| far(1).kick.unwrap().drain());
+    assert!(device.control_ready().is_empty());
+    let device = std::cell::RefCell::new(&mut device);
+    for round in 0..3 {
+        setups[1].kick.as_ref().unwrap().signal();
+        until(|| {
+            assert!(device.borrow_mut().control_ready().is_empty());
+            far(1).kick.unwrap().drain()
+        });
+        let call = |index: usize| setups[index].call.event().unwrap();
+        call(0).drain();
+        far(1).call.signal();
+        until(|| {
+            assert!(device.borrow_mut().control_ready().is_empty());
+            call(1).drain()
+        });
+        assert!(!call(0).drain(), "the other queue's, in round {round}");
+    }
+    assert_eq!(device.borrow_mut().stop_queue(1).unwrap(), QueuePosition(PROGRESS));
+}
+
+#[test]
+fn announcements_and_packet_sizes_hop_to_the_last_device() {
+    for mode in WAYS {
+        let card = Served::net();
+        let device = bridged(card.device_end(&[("type", "net")]), mode);
+        let middle = Served::around(device);
+        let mut front = middle.device_end(&[("type", "net")]);
+        let network = front.network().expect("a network card");
+        assert!(network.can_announce() && network.can_set_mtu(), "{mode:?}");
+        network.announce([2, 0, 0, 0, 0, 9]).unwrap();
+        network.set_mtu(1400).unwrap();
+        // What the last one refuses is refused here.
+        assert!(network.set_mtu(9001).is_err(), "{mode:?}");
+        let seen = card.seen.lock().unwrap();
+        assert_eq!((&seen.announced[..], &seen.mtus[..]), (&[[2, 0, 0, 0, 0, 9]][..], &[1400][..]));
+    }
+    let disk = Served::new();
+    assert!(disk.device_end(&[]).network().is_none());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use sys::EventFd;
 use transports::{TRANSPORTS, Transport};
 use virtio::{
     DeviceError, DeviceEvent, DeviceType, EndError, EventSink, EventSource, Features, Identity,
-    Notifier, Parameters, QueueSetup, Reach, Status, Stop, Value, VirtioDevice,
+    NetworkControl, Notifier, Parameters, QueueSetup, Reach, Status, Stop, Value, VirtioDevice,
 };
 use virtqueue::{QueueAddresses, QueuePosition, QueueSpec, RingFormat};
 
@@ -31,6 +31,9 @@ pub struct Seen {
     pub enables: Vec<(u16, bool)>,
     pub written: Vec<(u32, Vec<u8>)>,
     pub resets: usize,
+    /// Stations announced and packet sizes set, if it is a network card.
+    pub announced: Vec<[u8; 6]>,
+    pub mtus: Vec<u16>,
 }
 
 /// The recording device.
@@ -99,6 +102,10 @@ impl VirtioDevice for Recorder {
         true
     }
 
+    fn network(&mut self) -> Option<&mut dyn NetworkControl> {
+        if self.identity.device == DeviceType::NET { Some(self) } else { None }
+    }
+
     fn set_status(&mut self, status: Status) -> Result<(), DeviceError> {
         self.seen.lock().unwrap().statuses.push(status.0);
         Ok(())
@@ -123,6 +130,29 @@ impl VirtioDevice for Recorder {
     }
 }
 
+impl NetworkControl for Recorder {
+    fn can_announce(&self) -> bool {
+        true
+    }
+
+    fn can_set_mtu(&self) -> bool {
+        true
+    }
+
+    fn announce(&mut self, mac: [u8; 6]) -> Result<(), DeviceError> {
+        self.seen.lock().unwrap().announced.push(mac);
+        Ok(())
+    }
+
+    fn set_mtu(&mut self, mtu: u16) -> Result<(), DeviceError> {
+        if mtu > 9000 {
+            return Err(DeviceError::Refused("a packet that long".into()));
+        }
+        self.seen.lock().unwrap().mtus.push(mtu);
+        Ok(())
+    }
+}
+
 /// A driver end that serves a recording device at a socket.
 pub struct Served {
     pub path: PathBuf,
@@ -143,12 +173,21 @@ impl Served {
         Self::with(&[])
     }
 
+    /// The same with a network card.
+    pub fn net() -> Self {
+        Self::of(DeviceType::NET, Features::RINGS, &[])
+    }
+
     pub fn with(settings: &[(&str, &str)]) -> Self {
+        Self::of(DeviceType::BLOCK, block_features(), settings)
+    }
+
+    fn of(device: DeviceType, features: Features, settings: &[(&str, &str)]) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (sink, events) = EventSource::new().unwrap();
         let identity = Identity {
-            device: DeviceType::BLOCK,
-            features: block_features(),
+            device,
+            features,
             queue_sizes: vec![128; 2],
             config_len: CONFIG.len() as u32,
         };

@@ -258,12 +258,16 @@ fn written_pages_are_logged() {
     let region =
         VhostUserDirtyLogRegion { mmap_size: 1 << 20, mmap_offset: 0, mmap_handle: handle };
     frontend.set_log_base(0, Some(region)).unwrap();
-    frontend.set_log_fd(event().as_raw_fd()).unwrap();
+    let told = sys::EventFd::new().unwrap();
+    frontend.set_log_fd(told.as_raw_fd()).unwrap();
     let all = Features::VERSION_1 | Features::PROTOCOL_FEATURES | Features::LOG_ALL;
     frontend.set_features(all.0).unwrap();
     let space = served.seen.lock().unwrap().memory.clone().unwrap();
     space.current().write(DriverAddress(BASE + 9 * 4096), b"x").unwrap();
     // A bit for each page of the driver's address space.
+    assert!(told.drain(), "the log was modified");
+    space.current().write(DriverAddress(BASE + 9 * 4096 + 8), b"x").unwrap();
+    assert!(!told.drain(), "nothing new in the log");
     let page = BASE / 4096 + 9;
     let mut byte = [0];
     std::os::unix::fs::FileExt::read_exact_at(&log, &mut byte, page / 8).unwrap();

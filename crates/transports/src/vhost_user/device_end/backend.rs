@@ -24,6 +24,8 @@ pub(super) enum BackendEvent {
     IotlbMiss(Iotlb),
     /// A queue is broken.
     QueueBroken(u16),
+    /// The driver of a queue is to be interrupted.
+    Interrupt(u16),
 }
 
 /// Our end of the second socket.
@@ -36,7 +38,11 @@ impl BackendChannel {
     }
 
     /// Serves what has arrived. Descriptors that come along are closed: nothing we serve needs one.
-    pub(super) fn serve(&mut self, events: &mut Vec<BackendEvent>) -> Result<(), ChannelError> {
+    pub(super) fn serve(
+        &mut self,
+        in_band: bool,
+        events: &mut Vec<BackendEvent>,
+    ) -> Result<(), ChannelError> {
         for _ in 0..MAX_REQUESTS {
             if !self.0.receive()? {
                 return Ok(());
@@ -44,6 +50,7 @@ impl BackendChannel {
             let count = self.0.fd_count();
             let Some((header, payload)) = self.0.message() else { return Ok(()) };
             let status = match BackendRequest::decode(&header, payload, count) {
+                Ok(BackendRequest::VringCall(_)) if !in_band => 1,
                 Ok(request) => u64::from(!note(request, events)),
                 Err(error) if error.is_fatal() => return Err(error.into()),
                 Err(error) => {
@@ -73,6 +80,10 @@ fn note(request: BackendRequest<'_>, events: &mut Vec<BackendEvent>) -> bool {
         BackendRequest::IotlbMsg(iotlb) if iotlb.kind == IotlbKind::Miss => {
             BackendEvent::IotlbMiss(iotlb)
         }
+        BackendRequest::VringCall(state) => match u16::try_from(state.index) {
+            Ok(index) => BackendEvent::Interrupt(index),
+            Err(_) => return false,
+        },
         BackendRequest::VringErr(state) => match u16::try_from(state.index) {
             Ok(index) => BackendEvent::QueueBroken(index),
             Err(_) => return false,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sys::{Connection, Epoll, Interest, Ready};
 use virtio::{DeviceError, Features};
 use wire::vhost_user::features as protocol;
-use wire::vhost_user::{Answer, Config, NEED_REPLY, Reply, Request, answer, rule};
+use wire::vhost_user::{Answer, Config, NEED_REPLY, Reply, Request, VringState, answer, rule};
 
 use super::backend::{BackendChannel, BackendEvent};
 use crate::vhost_user::channel::{Channel, ChannelError};
@@ -99,24 +99,33 @@ const BACKEND: u64 = 1;
 
 impl Link {
     /// Introduces us to the daemon: features, protocol features, limits, the second socket.
-    pub(super) fn new(connection: Connection, timeout: Duration) -> Result<Self, LinkError> {
+    /// `more` are protocol features to ask for on top of the usual ones.
+    pub(super) fn new(
+        connection: Connection,
+        timeout: Duration,
+        more: u64,
+    ) -> Result<Self, LinkError> {
         let epoll = Epoll::new()?;
         let channel = Channel::new(connection);
         epoll.add(&channel, MAIN, Interest::Read)?;
         let offer = Offer::default();
         let mut link =
             Self { channel, backend: None, epoll, protocol: 0, offer, timeout, events: Vec::new() };
-        link.offer = link.handshake()?;
+        link.offer = link.handshake(WANTED | more)?;
         Ok(link)
     }
 
-    fn handshake(&mut self) -> Result<Offer, LinkError> {
+    fn handshake(&mut self, wanted: u64) -> Result<Offer, LinkError> {
         let mut offer =
             Offer { memory_slots: wire::vhost_user::MAX_TABLE_REGIONS, ..Offer::default() };
         offer.features = Features(self.value(Request::GetFeatures)?);
         if offer.features.has(Features::PROTOCOL_FEATURES) {
             offer.protocol_features = self.value(Request::GetProtocolFeatures)?;
-            self.protocol = offer.protocol_features & WANTED;
+            self.protocol = offer.protocol_features & wanted;
+            if protocol::is_contradictory(self.protocol) {
+                // In-band notifications need two others.
+                self.protocol &= !protocol::INBAND_NOTIFICATIONS;
+            }
             self.tell(Request::SetProtocolFeatures(self.protocol), &[])?;
         }
         if self.has(protocol::MQ) {
@@ -176,6 +185,11 @@ impl Link {
                 if accepted == 0 { Ok(()) } else { Err(LinkError::Refused(name, accepted)) }
             }
         }
+    }
+
+    /// A notification: nobody waits for an acknowledgement.
+    pub(super) fn notify(&mut self, index: u16) -> Result<(), LinkError> {
+        self.send(&Request::VringKick(VringState { index: index.into(), num: 0 }), 0, &[])
     }
 
     /// A request that has an answer of its own.
@@ -272,7 +286,8 @@ impl Link {
         if !ready.iter().any(|ready| ready.key == BACKEND) {
             return;
         }
-        if let Err(error) = backend.serve(&mut self.events) {
+        let in_band = self.protocol & protocol::INBAND_NOTIFICATIONS != 0;
+        if let Err(error) = backend.serve(in_band, &mut self.events) {
             // Losing this channel costs config changes and the like; the rings go on.
             tracing::warn!("the daemon's request channel is closed: {error}");
             self.epoll.remove(&*backend);

@@ -36,6 +36,8 @@ const TIMER: u64 = 1;
 const WAKE: u64 = 2;
 /// Plus the number of the queue whose event says that it is broken.
 const BROKEN: u64 = 16;
+/// Plus the number of the queue whose driver notifies, where that is to be a message.
+const KICK: u64 = 1 << 32;
 
 /// Makes the device end from its settings.
 ///
@@ -79,7 +81,12 @@ impl VhostUserDevice {
     fn connect(mut place: Place, settings: Settings) -> Result<Self, DeviceError> {
         let deadline = Instant::now() + settings.timeout;
         let connection = recover::wait_for(&mut place, deadline)?;
-        let mut link = Link::new(connection, settings.timeout)?;
+        let mut link = Link::new(connection, settings.timeout, settings.more())?;
+        if !link.has(settings.more()) {
+            let why =
+                format!("the daemon at {place} knows no notifications by message: in-band=off");
+            return Err(DeviceError::Refused(why));
+        }
         let refused = |why| DeviceError::Refused(format!("{place}: {why}"));
         let device = settings.device_type(&link.offer).map_err(refused)?;
         let mut config = read_config(&mut link, device, None)?;
@@ -138,6 +145,11 @@ impl VhostUserDevice {
             match event {
                 BackendEvent::ConfigChanged => self.config_changed(),
                 BackendEvent::QueueBroken(index) => self.queue_broken(index),
+                BackendEvent::Interrupt(index) => {
+                    if let Some(queue) = self.session.queues.get(&index) {
+                        queue.setup.call.signal();
+                    }
+                }
                 // We never accept ACCESS_PLATFORM: a daemon that asks all the same has been told
                 // no.
                 BackendEvent::IotlbMiss(iotlb) => tracing::debug!("stray IOTLB miss {iotlb:?}"),
@@ -169,6 +181,23 @@ impl VhostUserDevice {
         }
     }
 
+    /// Tells the daemon by message which queues the driver has notified, if that is agreed on.
+    fn relay_kicks(&mut self) {
+        if !self.settings.in_band {
+            return;
+        }
+        for (index, queue) in &self.session.queues {
+            let kicked = queue.setup.kick.as_ref().is_some_and(|kick| kick.drain());
+            // A daemon that is away is notified of every queue when it comes back.
+            if let Some(link) = self.link.as_mut().filter(|_| kicked)
+                && let Err(error) = link.notify(*index)
+            {
+                let why = error.to_string();
+                return self.lose(&why);
+            }
+        }
+    }
+
     /// Keeps an event for the driver end and makes the control descriptor readable.
     fn report(&mut self, event: DeviceEvent) {
         if self.events.last() != Some(&event) {
@@ -192,8 +221,12 @@ impl VhostUserDevice {
             }
             session.start(link, &running, position)
         })?;
+        let watching = || DeviceError::system("watching a queue");
         let watched = self.epoll.add(&running.broken, BROKEN + u64::from(index), Interest::Read);
-        watched.map_err(DeviceError::system("watching a queue"))?;
+        watched.map_err(watching())?;
+        if let Some(kick) = running.setup.kick.as_ref().filter(|_| self.settings.in_band) {
+            self.epoll.add(&**kick, KICK + u64::from(index), Interest::Read).map_err(watching())?;
+        }
         self.session.queues.insert(index, running);
         Ok(())
     }
@@ -278,6 +311,9 @@ impl VirtioDevice for VhostUserDevice {
         let running = self.session.queues.remove(&index);
         let running = running.ok_or(DeviceError::NoSuchQueue(index))?;
         self.epoll.remove(&running.broken);
+        if let Some(kick) = running.setup.kick.as_ref().filter(|_| self.settings.in_band) {
+            self.epoll.remove(&**kick);
+        }
         if self.link.is_none() {
             return queues::position_left_behind(&running.setup);
         }
@@ -376,6 +412,7 @@ impl VirtioDevice for VhostUserDevice {
         for index in broken.map(|(index, _)| *index).collect::<Vec<_>>() {
             self.queue_broken(index);
         }
+        self.relay_kicks();
         self.look_at_events();
         self.wake.drain();
         std::mem::take(&mut self.events)

@@ -16,7 +16,7 @@ pub(in crate::vhost_user) fn probe(mut parameters: Parameters) -> Result<Finding
     parameters.finish()?;
     let deadline = std::time::Instant::now() + settings.timeout;
     let connection = recover::wait_for(&mut place, deadline)?;
-    let mut link = Link::new(connection, settings.timeout).map_err(virtio::DeviceError::from)?;
+    let mut link = Link::new(connection, settings.timeout, 0).map_err(virtio::DeviceError::from)?;
     let offer = link.offer.clone();
     let device: Option<DeviceType> = settings.device_type(&offer).ok();
     let config = match device {

@@ -129,6 +129,12 @@ impl Session {
         link.tell(Request::SetVringNum(VringState { index, num: setup.spec.size.into() }), &[])?;
         link.tell(Request::SetVringBase(VringState { index, num: position.0 }), &[])?;
         self.send_addresses(link, setup)?;
+        if link.has(protocol::INBAND_NOTIFICATIONS) {
+            // The first message starts the queue, and neither event is told of (vhost-user,
+            // "VHOST_USER_SET_VRING_KICK").
+            send_enable(link, setup.index, queue.enabled)?;
+            return Ok(link.notify(setup.index)?);
+        }
         send_interrupt(link, setup)?;
         let event = VringFd { index: setup.index as u8, has_fd: true };
         link.tell(Request::SetVringErr(event), &[queue.broken.as_fd()])?;
@@ -231,6 +237,9 @@ impl Session {
 
 /// Which event the daemon signals when the driver is to be interrupted.
 pub(super) fn send_interrupt(link: &mut Link, setup: &QueueSetup) -> Result<(), LinkError> {
+    if link.has(protocol::INBAND_NOTIFICATIONS) {
+        return Ok(());
+    }
     let index = setup.index as u8;
     match setup.call.event() {
         Some(event) => {

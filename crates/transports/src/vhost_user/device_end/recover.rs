@@ -119,7 +119,8 @@ impl VhostUserDevice {
         let attempt = format!("connecting to {}", self.place);
         let connection = self.place.try_connection().map_err(DeviceError::system(attempt))?;
         let Some(connection) = connection else { return Ok(false) };
-        let mut link = Link::new(connection, self.settings.timeout.min(GREETING_LIMIT))?;
+        let (limit, more) = (self.settings.timeout.min(GREETING_LIMIT), self.settings.more());
+        let mut link = Link::new(connection, limit, more)?;
         self.check_it_is_the_same(&mut link)?;
         let status = self.session.status;
         self.session.replay(&mut link, status)?;
@@ -142,6 +143,9 @@ impl VhostUserDevice {
         if !now.features.has(relied_on) {
             let lost = relied_on - now.features;
             return Err(refused(format!("it has lost the features {lost} that the driver uses")));
+        }
+        if !link.has(self.settings.more()) {
+            return Err(refused("it knows no notifications by message".into()));
         }
         if now.queue_sizes.len() < self.identity.queue_sizes.len() {
             return Err(refused(format!("it has only {} queues now", now.queue_sizes.len())));

@@ -48,6 +48,8 @@ pub(super) struct Settings {
     pub reconnect: bool,
     /// Longest wait for an answer.
     pub timeout: Duration,
+    /// Notifications are messages, both ways, and not events.
+    pub in_band: bool,
     mac: Option<[u8; 6]>,
     mtu: Option<u16>,
     tag: Option<String>,
@@ -67,12 +69,18 @@ impl Settings {
             timeout: Duration::from_millis(
                 parameters.number("timeout", 1..=600_000)?.unwrap_or(DEFAULT_TIMEOUT_MS),
             ),
+            in_band: parameters.flag("in-band", false)?,
             mac: parameters.text("mac").map(|text| mac(&text)).transpose()?,
             mtu: short(parameters.number("mtu", 68..=65535)?),
             tag: parameters.text("tag").map(tag).transpose()?,
             guest_cid: parameters.number("cid", 3..=u64::from(u32::MAX))?,
         };
         Ok(settings)
+    }
+
+    /// Protocol features to ask for on top of the usual ones.
+    pub(super) fn more(&self) -> u64 {
+        if self.in_band { protocol::INBAND_NOTIFICATIONS } else { 0 }
     }
 
     /// The device's type: as told, or guessed where only one fits.

@@ -1,13 +1,17 @@
 //! Requests about the device as a whole: features, config, status, memory, translations.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
+use mem::DirtyLog;
+use sys::EventFd;
 use virtio::{DeviceError, Features, Status, VirtioDevice, config};
 use wire::vhost_user::features as protocol;
 use wire::vhost_user::{Config, Iotlb, LogBase, Reply, id};
 
 use super::backend::Backend;
 use super::memory::{Memory, Refusal};
+use super::rings;
 use super::session::{Outcome, Session};
 use crate::vhost_user::channel::ChannelError;
 
@@ -131,6 +135,21 @@ impl Session {
         self.memory_changed(device, Ok(()))
     }
 
+    /// An event that tells the driver's side of new bits in the log ("Migration": it "may be used
+    /// to inform the front-end that the log has been modified"). A log has one at most; another one
+    /// is for the next log. Where the device records by itself, as a daemon in pass mode, nobody
+    /// signals it.
+    pub(super) fn set_log_fd(&mut self, fd: Option<OwnedFd>) -> Outcome {
+        self.log_event = match fd.map(rings::event_from).transpose() {
+            Ok(event) => event.map(Arc::new),
+            Err(error) => return Outcome::Refused(error.to_string()),
+        };
+        if let Some(log) = &self.log {
+            watch_log(log, self.log_event.as_ref());
+        }
+        Outcome::Done
+    }
+
     pub(super) fn set_log_base(
         &mut self,
         device: &mut dyn VirtioDevice,
@@ -142,7 +161,10 @@ impl Session {
             return Ok(Outcome::Refused("a log that is not shared memory".into()));
         };
         match Memory::log_from(base, fd) {
-            Ok(log) => self.log = Some(log),
+            Ok(log) => {
+                watch_log(&log, self.log_event.as_ref());
+                self.log = Some(log);
+            }
             Err(error) => return Ok(Outcome::Refused(error.to_string())),
         }
         match self.use_log(device) {
@@ -293,5 +315,12 @@ impl Session {
         self.status = Status::RESET;
         self.prepared = false;
         if std::mem::take(&mut self.told) { device.reset().into() } else { Outcome::Done }
+    }
+}
+
+/// Has `event` signalled when `log` gets new bits.
+fn watch_log(log: &DirtyLog, event: Option<&Arc<EventFd>>) {
+    if let Some(event) = event.map(Arc::clone) {
+        log.watch(move || event.signal());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mem::DirtyLog;
-use sys::{Connection, Epoll, Interest};
+use sys::{Connection, Epoll, EventFd, Interest};
 use virtio::{DeviceEvent, DeviceType, Features, InFlightArea, Status, VirtioDevice};
 use wire::vhost_user::features as protocol;
 use wire::vhost_user::{Answer, Header, Reply, Request, answer, rule};
@@ -69,6 +69,8 @@ pub(super) struct Session {
     pub(super) memory: Memory,
     /// The log that SET_LOG_BASE brought, in use or not.
     pub(super) log: Option<Arc<DirtyLog>>,
+    /// Signalled when something is written there.
+    pub(super) log_event: Option<Arc<EventFd>>,
     /// The record of requests in flight that the driver's side keeps.
     pub(super) in_flight: Option<Arc<InFlightArea>>,
     pub(super) rings: Vec<Ring>,
@@ -99,6 +101,7 @@ impl Session {
             protocol: 0,
             memory: Memory::new(),
             log: None,
+            log_event: None,
             in_flight: None,
             rings: device.identity().queue_sizes.iter().map(|_| Ring::new()).collect(),
             prepared: false,
@@ -261,9 +264,7 @@ impl Session {
                 self.memory_changed(device, changed)
             }
             Request::SetLogBase(base) => return self.set_log_base(device, &base, fd(fds)),
-            // Only used without shared memory, of the time before LOG_SHMFD; closing it is all
-            // there is to do.
-            Request::SetLogFd => Outcome::Done,
+            Request::SetLogFd => self.set_log_fd(fd(fds)),
             Request::SendRarp(mac) => self.announce(device, mac),
             Request::NetSetMtu(mtu) => self.set_mtu(device, mtu),
             Request::IotlbMsg(message) => self.iotlb(device, &message),
