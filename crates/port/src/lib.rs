@@ -30,6 +30,7 @@ mod remote;
 pub mod ring;
 mod run;
 mod shape;
+pub mod trace;
 
 pub use inbound::Wait;
 pub use model::{Model, ModelError, PORT_VARIABLE};

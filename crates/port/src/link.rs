@@ -10,6 +10,9 @@ use wire::cosim::{AnswerKind, Message, Record, RequestKind, State, Welcome};
 use crate::area::Shared;
 use crate::limits::MAX_MESSAGES_WAITING;
 use crate::ring::{Consumer, Producer, Pushed, RingError};
+use crate::trace::Recorder;
+
+const MEMORY: RequestKind = RequestKind::Memory;
 
 /// Why a model is no longer there.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,7 @@ pub struct Link {
     backlog: VecDeque<(Record<RequestKind>, Vec<u8>)>,
     backlog_bytes: usize,
     backlog_limit: usize,
+    recorder: Option<Recorder>,
 }
 
 impl Link {
@@ -88,13 +92,23 @@ impl Link {
             backlog: VecDeque::new(),
             backlog_bytes: 0,
             backlog_limit,
+            recorder: None,
         };
         link.send_message(&Message::Welcome(Welcome { area_len, state: 0 }), fds)?;
         Ok(link)
     }
 
+    /// Records what goes to and fro from now on.
+    pub fn record_by(&mut self, recorder: Option<Recorder>) {
+        self.recorder = recorder;
+    }
+
     /// Sends a record, or keeps it until there is room.
     pub fn send(&mut self, record: Record<RequestKind>, data: &[u8]) -> Result<(), Lost> {
+        // Of memory there is more to be said than the ring does.
+        if let Some(recorder) = self.recorder.as_ref().filter(|_| record.kind != MEMORY) {
+            recorder.record(&record, data);
+        }
         if self.backlog.is_empty() {
             match self.requests.push(record, data)? {
                 Pushed::Seen => return Ok(()),
@@ -134,6 +148,9 @@ impl Link {
         let answer = self.answers.pop(data)?;
         if answer.is_none() && self.answers.give_room() {
             self.wake_model.signal();
+        }
+        if let (Some(recorder), Some(record)) = (&self.recorder, &answer) {
+            recorder.record(record, data);
         }
         Ok(answer)
     }

@@ -204,6 +204,8 @@ The file:
 The settings of a bridge are those of 'viaduct bridge'; a PCIe device has model-socket, deadline and
 patience too, as 'viaduct pcie' has them. SIGUSR1 prints the counters of all queues.";
 
+/// How much is recorded.
+const RECORD_MIB: u64 = 256;
 /// How long a model may take for an answer.
 const DEADLINE_MS: u64 = 100;
 /// How long it may take nothing.
@@ -251,6 +253,12 @@ pub struct CardService {
     /// Misbehave from the beginning on, as 'viaduct pcie fault' has it
     #[arg(long = "fault", value_name = "FAULT")]
     pub faults: Vec<String>,
+    /// Keep every access, transfer and interrupt in this file, for 'viaduct pcie replay' and 'show'
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// MiB that the recording may have; the beginning is kept
+    #[arg(long, value_name = "MIB", default_value_t = RECORD_MIB)]
+    pub record_limit: u64,
 }
 
 impl Default for CardService {
@@ -262,6 +270,8 @@ impl Default for CardService {
             backlog: BACKLOG_KIB,
             conventional: false,
             faults: Vec::new(),
+            record: None,
+            record_limit: RECORD_MIB,
         }
     }
 }
@@ -279,6 +289,47 @@ impl Pcie {
 pub enum PcieAction {
     /// Makes a running port misbehave, as a broken device would
     Fault(PcieFault),
+    /// Plays a recording's machine to a model, and tells the first thing that it does otherwise
+    Replay(PcieReplay),
+    /// Compares two recordings of the same driver; where memory was is no difference
+    Diff(PcieDiff),
+    /// Prints a recording
+    Show(PcieShow),
+}
+
+/// `viaduct pcie replay`.
+#[derive(Args, Debug)]
+pub struct PcieReplay {
+    /// The recording
+    pub file: PathBuf,
+    /// Start this command as the model; without it one is waited for
+    #[arg(long, value_name = "COMMAND")]
+    pub model: Option<String>,
+    /// Milliseconds the model may take for what it did then
+    #[arg(long, value_name = "MS", default_value_t = 2000)]
+    pub deadline: u64,
+}
+
+/// `viaduct pcie diff`.
+#[derive(Args, Debug)]
+pub struct PcieDiff {
+    /// A recording
+    pub first: PathBuf,
+    /// Another
+    pub second: PathBuf,
+}
+
+/// `viaduct pcie show`.
+#[derive(Args, Debug)]
+pub struct PcieShow {
+    /// The recording
+    pub file: PathBuf,
+    /// An array of JSON objects
+    #[arg(long, conflicts_with = "vcd")]
+    pub json: bool,
+    /// A waveform, to be looked at beside a simulator's
+    #[arg(long)]
+    pub vcd: bool,
 }
 
 /// `viaduct pcie fault`.

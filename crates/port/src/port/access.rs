@@ -84,6 +84,9 @@ impl Port {
 
     /// Before going back to wait for events: asks to be woken, and sets the clock.
     pub(super) fn settle(&mut self) {
+        if let Some(recorder) = &self.options.recorder {
+            recorder.flush();
+        }
         // Bounded: each turn takes answers, of which a ring holds only so many; a model that goes
         // on for ever is attended to again when others have been.
         for _ in 0..4 {

@@ -47,6 +47,8 @@ impl Port {
         for Edge { kind, begun, value } in self.faults.edges() {
             let word = if begun { "begins" } else { "is over" };
             tracing::info!("fault {} {word}", kind.info().name);
+            let line = format!("fault {} {word}", kind.info().name);
+            self.note(crate::trace::kind::NOTE, 0, line.as_bytes());
             match (kind, begun) {
                 (FaultKind::Removed | FaultKind::LinkDown, true) => self.forget_work(),
                 (FaultKind::Removed, false) => self.come_back(ResetKind::Machine),

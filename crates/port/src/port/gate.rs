@@ -10,6 +10,7 @@ use wire::cosim::{Cosim, Hello, MAX_PAYLOAD, Message, hello_flags};
 use super::{Port, PortError, key, system};
 use crate::limits::HELLO_LIMIT;
 use crate::link::Link;
+use crate::trace::kind;
 
 /// The listener, and whoever is just saying who it is.
 #[derive(Debug)]
@@ -173,6 +174,12 @@ impl Port {
             }
         }
         tracing::info!("the model {} is here", hello.name);
+        let mut link = link;
+        if let Some(recorder) = &self.options.recorder {
+            recorder.begin(&self.hello);
+            recorder.event(kind::ATTACHED, 0, &[]);
+            link.record_by(Some(recorder.clone()));
+        }
         if let Some(tell) = &mut self.options.on_attached {
             tell();
         }

@@ -3,7 +3,7 @@
 mod access;
 mod answers;
 mod faulty;
-mod gate;
+pub(crate) mod gate;
 mod reads;
 
 use std::collections::{HashMap, VecDeque};
@@ -23,6 +23,7 @@ use crate::fault::{Control, Fault, Faults};
 use crate::limits::{BACKLOG_BYTES, DEADLINE};
 use crate::link::{Link, Lost};
 use crate::memory::Told;
+use crate::trace::{Recorder, kind};
 use faulty::Late;
 use gate::Gate;
 use reads::Reads;
@@ -50,6 +51,8 @@ pub struct PortOptions {
     pub faults: Vec<Fault>,
     /// By which the port is told things while it runs.
     pub control: Option<Control>,
+    /// Keeps what happens. Transfers go through the port then.
+    pub recorder: Option<Recorder>,
 }
 
 impl Default for PortOptions {
@@ -57,7 +60,7 @@ impl Default for PortOptions {
         let (deadline, backlog_bytes) = (DEADLINE, BACKLOG_BYTES);
         let (patience, on_given_up, on_attached) = (None, None, None);
         let max_spin = worker::MAX_SPIN;
-        let (faults, control) = (Vec::new(), None);
+        let (faults, control, recorder) = (Vec::new(), None, None);
         Self {
             deadline,
             backlog_bytes,
@@ -67,6 +70,7 @@ impl Default for PortOptions {
             on_attached,
             faults,
             control,
+            recorder,
         }
     }
 }
@@ -241,6 +245,7 @@ impl Port {
     fn lose(&mut self, why: &Lost) {
         let Some(link) = self.link.take() else { return };
         tracing::warn!("the model {} is lost: {why}; the driver reads ones", link.name);
+        self.note(kind::LOST, 0, why.to_string().as_bytes());
         self.epoll.remove(link.socket.as_fd());
         self.epoll.remove(link.wake_port.as_fd());
         self.waiter.remove(link.socket.as_fd());
@@ -273,6 +278,13 @@ impl Port {
         }
     }
 
+    /// Records what is in no ring.
+    fn note(&self, kind: u8, at: u64, data: &[u8]) {
+        if let Some(recorder) = &self.options.recorder {
+            recorder.event(kind, at, data);
+        }
+    }
+
     fn state(&self) -> State {
         let uses = |kind| self.host.as_ref().is_some_and(|host| host.interrupts.is_used(kind));
         State {
@@ -300,7 +312,8 @@ impl Port {
     /// away is touched any more.
     fn tell_memory(&mut self) {
         let (Some(host), Some(link)) = (&self.host, &self.link) else { return };
-        let direct = link.direct && !self.faults.concern_dma();
+        let is_watched = self.faults.concern_dma() || self.options.recorder.is_some();
+        let direct = link.direct && !is_watched;
         let changes = self.told.changes(&host.memory.current(), direct);
         let mut wait_for = None;
         for (change, fds) in changes {
@@ -309,9 +322,15 @@ impl Port {
                 wait_for = Some(number);
             }
             let message = wire::cosim::Message::Memory(change);
+            let record = Record::new(RequestKind::Memory).tag(number);
+            if let Some(recorder) = &self.options.recorder {
+                let mut bytes = Vec::new();
+                message.encode(&mut bytes);
+                recorder.record(&record, &bytes);
+            }
             self.with_link(|link| {
                 link.send_message(&message, fds)?;
-                link.send(Record::new(RequestKind::Memory).tag(number), &[])
+                link.send(record, &[])
             });
         }
         let Some(number) = wait_for else { return };
@@ -408,6 +427,7 @@ impl Function for Port {
     }
 
     fn config_write(&mut self, at: u64, bytes: &[u8]) -> ConfigEffect {
+        self.note(kind::CONFIG_WRITE, at, bytes);
         let mut bytes = bytes.to_vec();
         if !self.faults.is_quiet() && !self.faulty_config_write(at, &mut bytes) {
             return ConfigEffect::default();
@@ -430,6 +450,7 @@ impl Function for Port {
         if !self.faults.is_quiet() {
             self.faulty_config(at, into);
         }
+        self.note(kind::CONFIG_READ, at, into);
     }
 
     fn memory_changed(&mut self) {

@@ -58,6 +58,11 @@ impl Habits {
         Self { built, bytes, host: None, never, waiting: None, resets }
     }
 
+    pub fn with_register(mut self, at: usize, value: u8) -> Self {
+        self.bytes[at] = value;
+        self
+    }
+
     fn address(&self, at: usize) -> DriverAddress {
         DriverAddress(u64::from_le_bytes(self.bytes[at..at + 8].try_into().unwrap()))
     }

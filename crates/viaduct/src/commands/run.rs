@@ -43,6 +43,7 @@ struct Port {
     patience: Option<u64>,
     #[serde(default)]
     faults: Vec<String>,
+    record: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -100,6 +101,7 @@ fn start_port(name: &str, entry: &Port) -> Result<(String, JoinHandle<Result<()>
         deadline: entry.deadline.unwrap_or(usual.deadline).clamp(1, 4000),
         patience: entry.patience.unwrap_or(usual.patience),
         faults: entry.faults.clone(),
+        record: entry.record.clone(),
         ..usual
     };
     let opened = pcie::Opened::open(&entry.socket, entry.model.as_deref(), &options)?;

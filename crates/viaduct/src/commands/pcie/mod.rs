@@ -3,6 +3,7 @@
 mod control;
 mod fault;
 mod spec;
+mod trace;
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use pcie::vfio_user::{Service, Source};
 use port::fault::Control;
+use port::trace::Recorder;
 use port::{Port, PortOptions};
 use sys::StopSignal;
 
@@ -23,6 +25,9 @@ pub fn run(options: &cli::Pcie) -> Result<()> {
     match &options.action {
         None => {}
         Some(cli::PcieAction::Fault(options)) => return fault::run(options),
+        Some(cli::PcieAction::Replay(options)) => return trace::replay(options),
+        Some(cli::PcieAction::Diff(options)) => return trace::diff(options),
+        Some(cli::PcieAction::Show(options)) => return trace::show(options),
     }
     serve(options.socket(), options.model.as_deref(), &options.service, |_| Ok(()))
 }
@@ -62,6 +67,11 @@ impl Opened {
     /// A socket is in use, or the system is out of something.
     pub fn open(socket: &Path, model: Option<&str>, options: &cli::CardService) -> Result<Self> {
         let faults = options.faults.iter().map(|text| spec::parse(text)).collect::<Result<_>>()?;
+        let record = |path: &PathBuf| {
+            Recorder::create(path, options.record_limit << 20)
+                .with_context(|| format!("can't record into {}", path.display()))
+        };
+        let recorder = options.record.as_ref().map(record).transpose()?;
         let signal = StopSignal::install().context("can't take over SIGTERM")?;
         let models = options.model_socket.clone().unwrap_or_else(|| beside(socket, ".model"));
         let machine = listen("driver", socket)?;
@@ -86,6 +96,7 @@ impl Opened {
             on_attached: keeper.as_ref().map(Keeper::praiser),
             faults,
             control: Some(control),
+            recorder,
             ..PortOptions::default()
         };
         let (options, _control) = (port_options, server);
