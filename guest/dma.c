@@ -5,6 +5,8 @@
  *   dma vfio COPIES intx|msi|msix registers, addresses and interrupts by VFIO
  *   dma faults COPIES             as sysfs; the device may vanish and come back meanwhile
  *
+ * Of several such devices the first, or as many further on as CARD in the environment says.
+ *
  * Every copy is of another length, source and destination; every byte of the destination's page is
  * checked, those around the copy too. Ends at the first wrong one.
  */
@@ -58,8 +60,10 @@ static int file(const char *name, int flags)
     return open(path, flags);
 }
 
+/* The first such device, or as many further on as CARD in the environment says. */
 static void find(void)
 {
+    int skip = atoi(getenv("CARD") ?: "0");
     DIR *all = opendir("/sys/bus/pci/devices");
     struct dirent *entry;
     while (all && (entry = readdir(all))) {
@@ -69,7 +73,7 @@ static void find(void)
         if (fd < 0 || read(fd, text, 6) != 6 || strcmp(text, "0x1234"))
             continue;
         fd = file("device", O_RDONLY);
-        if (fd >= 0 && read(fd, text, 6) == 6 && !strcmp(text, "0x0da7"))
+        if (fd >= 0 && read(fd, text, 6) == 6 && !strcmp(text, "0x0da7") && !skip--)
             return;
     }
     errno = ENODEV;

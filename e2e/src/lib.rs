@@ -26,6 +26,7 @@ pub mod lab;
 pub mod load;
 pub mod monitor;
 pub mod peer;
+pub mod ports;
 pub mod programs;
 pub mod root;
 pub mod row;

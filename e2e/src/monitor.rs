@@ -46,6 +46,11 @@ impl Monitor {
         Ok(answer)
     }
 
+    /// Waits for an event that comes after what was executed last.
+    pub fn event(&mut self, name: &str) -> Result<()> {
+        self.line_with(&[&format!("\"{name}\"")]).map(drop)
+    }
+
     /// Writes all of the machine's state to `file`, at `bytes_per_second` while it runs on, and
     /// stops it.
     pub fn migrate_to(&mut self, file: &Path, bytes_per_second: u64) -> Result<()> {

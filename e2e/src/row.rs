@@ -111,10 +111,11 @@ pub fn cases(all: bool) -> Vec<Case> {
         }
     }
     cases.extend(crate::bare_host::cases(all));
-    cases.extend(crate::cards::cases());
+    cases.extend(crate::cards::cases(all));
     cases.extend(crate::faults::cases());
     cases.extend(crate::vhdl::cases(all));
     cases.extend(crate::verilog::cases(all));
+    cases.extend(crate::ports::cases(all));
     cases
 }
 
