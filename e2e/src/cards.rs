@@ -283,9 +283,11 @@ fn killed(lab: &Lab, model: Model, rounds: u32) -> Result<()> {
     guest.shell.run("test ! -e /tmp/load.status || { cat /tmp/load.log; exit 1; }")?;
     took.sort_unstable();
     let median = took[took.len() / 2];
-    println!("BACK {took:?}");
-    // The guest's own work on a busy machine is in it.
-    ensure!(median < Duration::from_millis(500), "the model needed {took:?} to come back");
+    // The guest's own work on a busy machine is in it; on one that is not, nearly all is the pause
+    // before a model is started again (20 ms).
+    let most = took[took.len() * 9 / 10];
+    let is_quick = median < Duration::from_millis(100) && most < Duration::from_millis(200);
+    ensure!(is_quick, "the model needed {took:?} to come back");
     card.viaduct.is_alive()
 }
 

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -127,16 +128,15 @@ fn eight(lab: &Lab) -> Result<()> {
             let number = guests.len() * EACH + n;
             viaduct.listens_at(&socket(number))?;
             let path = socket(number);
-            plan = plan.device(format!("pcie-root-port,id=rp{n},chassis={n}")).device(format!(
-                r#"{{"driver":"vfio-user-pci","bus":"rp{n}","socket":{{"type":"unix","path":{path:?}}}}}"#
-            ));
+            plan = plan.device(format!("pcie-root-port,id=rp{n},chassis={n}"));
+            plan = plan.device(card("", n, &path));
         }
         guests.push(plan.boot()?);
     }
     for guest in &mut guests {
         guest.shell.run(
             "for n in 0 1 2 3; do
-                 (CARD=$n dma sysfs 60 >/tmp/$n.log 2>&1; echo $? >/tmp/$n.status) </dev/null &
+                 (CARD=$n dma sysfs 20 >/tmp/$n.log 2>&1; echo $? >/tmp/$n.status) </dev/null &
              done",
         )?;
     }
@@ -151,6 +151,12 @@ fn eight(lab: &Lab) -> Result<()> {
     viaduct.is_alive()
 }
 
+/// QEMU's words for the card behind `socket`, at root port `n`.
+fn card(more: &str, n: usize, socket: &Path) -> String {
+    let socket = format!(r#"{{"type":"unix","path":{socket:?}}}"#);
+    format!(r#"{{"driver":"vfio-user-pci",{more}"bus":"rp{n}","socket":{socket}}}"#)
+}
+
 /// A card that is pulled out of the running machine and plugged in again. QEMU 11.1 aborts when
 /// that is done to a vfio-user device with MSI-X, so this one has none.
 fn replugged(lab: &Lab, rounds: u32) -> Result<()> {
@@ -161,10 +167,7 @@ fn replugged(lab: &Lab, rounds: u32) -> Result<()> {
     let plan = plan(lab, "guest")?.device("pcie-root-port,id=rp0,chassis=1");
     let mut guest = plan.boot()?;
     let mut monitor = Monitor::connect(&guest.monitor, lab.deadline())?;
-    let path = card.socket.display();
-    let device = format!(
-        r#"{{"driver":"vfio-user-pci","id":"card","bus":"rp0","socket":{{"type":"unix","path":"{path}"}}}}"#
-    );
+    let device = self::card(r#""id":"card","#, 0, &card.socket);
     let here = "grep -l 0x0da7 /sys/bus/pci/devices/*/device >/dev/null 2>&1";
     for _ in 0..rounds {
         monitor.execute("device_add", &device)?;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,9 @@ pub struct Inbound {
     wake_model: EventFd,
     transfers: Arc<Transfers>,
     outbound: Arc<Outbound>,
+    /// Ends of transfers were handed on since this was last asked. One thread sets and asks; it is
+    /// atomic to be shared.
+    has_ends: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -42,7 +46,8 @@ impl Inbound {
     ) -> io::Result<Self> {
         let queue = Queue { consumer: Consumer::new(shared.requests()), deferred: VecDeque::new() };
         let wake_model = EventFd::from_fd(wake_model)?;
-        Ok(Self { queue: Mutex::new(queue), wake_model, transfers, outbound })
+        let has_ends = AtomicBool::new(false);
+        Ok(Self { queue: Mutex::new(queue), wake_model, transfers, outbound, has_ends })
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -72,6 +77,7 @@ impl Inbound {
             match consumer.pop(data)? {
                 Some(record) if record.kind == RequestKind::DmaDone => {
                     self.transfers.done(&record, data);
+                    self.has_ends.store(true, Ordering::Relaxed);
                 }
                 None => {
                     // The port waits for room in an event that is its own.
@@ -83,6 +89,11 @@ impl Inbound {
                 record => return Ok(record),
             }
         }
+    }
+
+    /// Whether ends of transfers were handed on since this was last asked.
+    pub fn has_ends(&self) -> bool {
+        self.has_ends.swap(false, Ordering::Relaxed)
     }
 
     /// Whether there is nothing to take.

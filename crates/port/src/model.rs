@@ -259,9 +259,15 @@ impl Model {
         self.outbound.flush();
         let mut data = std::mem::take(&mut self.data);
         let mut count = 0;
-        while count < MAX_RECORDS_PER_TURN
-            && let Some(record) = self.inbound.take(&mut data)?
-        {
+        while count < MAX_RECORDS_PER_TURN {
+            let record = self.inbound.take(&mut data)?;
+            // The function hears of the end of a transfer before it hears of what came after it,
+            // or what a driver reads would depend on which of the two wakes it.
+            if self.inbound.has_ends() {
+                self.function.events_ready();
+                self.collect();
+            }
+            let Some(record) = record else { break };
             self.obey(&record, &data)?;
             count += 1;
         }

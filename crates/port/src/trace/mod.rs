@@ -222,7 +222,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_file_is_read_as_it_was_written_up_to_where_it_ends(
-            entries in proptest::collection::vec(any_entry(), 0..20), cut in any::<prop::sample::Index>()
+            entries in proptest::collection::vec(any_entry(), 0..20),
+            cut in any::<prop::sample::Index>()
         ) {
             let mut bytes = head(&hello());
             let begin = bytes.len();

@@ -104,7 +104,8 @@ pub fn json(trace: &Trace) -> String {
     let line = |entry: &Entry| {
         let data: String = entry.data.iter().map(|byte| format!("{byte:02x}")).collect();
         format!(
-            r#"{{"time_ns":{},"what":"{}","detail":{},"flags":{},"tag":{},"address":"{:#x}","value":"{:#x}","data":"{data}"}}"#,
+            "{{\"time_ns\":{},\"what\":\"{}\",\"detail\":{},\"flags\":{},\"tag\":{},\
+             \"address\":\"{:#x}\",\"value\":\"{:#x}\",\"data\":\"{data}\"}}",
             entry.time_ns,
             name(entry),
             entry.detail,
