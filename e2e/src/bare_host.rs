@@ -56,7 +56,7 @@ pub fn cases(all: bool) -> Vec<Case> {
     let name = "bare host 6.12, two queues of a daemon, and a disk that grows";
     let queues = include_str!("../../guest/vduse-queues.sh");
     cases.push(Case::new(name, LIMIT, move |lab| {
-        let plan = Guest::plan(lab, "6.12").processors(2).program("fio");
+        let plan = bare_host(lab, "6.12").processors(2).program("fio");
         script_on_bare_host(lab, plan, queues)
     }));
     let name = "bare host 6.12, a daemon that hangs can't keep its device, pass";
@@ -77,6 +77,8 @@ fn seldom() -> Vec<Case> {
         let modes = "pass translate copy";
         cases.push(Case::new(name, LIMIT, move |lab| chained(lab, kernel, modes)));
     }
+    let name = "bare host 6.12, libblkio and QEMU on a vduse device by vhost-vdpa";
+    cases.push(Case::new(name, LIMIT, on_vhost_vdpa));
     let name = "bare host 6.12, a daemon that hangs can't keep its device, translate and copy";
     cases.push(Case::new(name, LIMIT, |lab| hung(lab, "translate copy")));
     cases
@@ -120,11 +122,11 @@ addr.type=unix,addr.path=/tmp/disk.sock";
 const KILLS: u32 = 5;
 
 fn crashes(lab: &Lab, kernel: &str, daemon: &str, device: &str, mode: &str) -> Result<()> {
-    let mut plan = Guest::plan(lab, kernel).program("fio");
+    let mut plan = bare_host(lab, kernel).program("fio");
     if daemon == QSD {
         plan = plan.program("qemu-storage-daemon");
     }
-    let mut guest = on_bare_host(plan).own_program(&lab.viaduct_path()?)?.boot()?;
+    let mut guest = plan.own_program(&lab.viaduct_path()?)?.boot()?;
     let functions = include_str!("../../guest/vduse-serve.sh");
     let script = include_str!("../../guest/vduse-crashes.sh");
     let values = format!("rounds={KILLS}\ndaemon='{daemon}'\ndevice='{device}'\nmode={mode}\n");
@@ -133,12 +135,12 @@ fn crashes(lab: &Lab, kernel: &str, daemon: &str, device: &str, mode: &str) -> R
 }
 
 fn serving(lab: &Lab, kernel: &str, script: &str, programs: &[&str]) -> Result<()> {
-    let plan = programs.iter().fold(Guest::plan(lab, kernel), |plan, name| plan.program(name));
+    let plan = programs.iter().fold(bare_host(lab, kernel), |plan, name| plan.program(name));
     script_on_bare_host(lab, plan, script)
 }
 
 fn script_on_bare_host(lab: &Lab, plan: Plan<'_>, script: &str) -> Result<()> {
-    let mut guest = on_bare_host(plan).own_program(&lab.viaduct_path()?)?.boot()?;
+    let mut guest = plan.own_program(&lab.viaduct_path()?)?.boot()?;
     let functions = include_str!("../../guest/vduse-serve.sh");
     let script = format!(": on a bare host\nrounds={ROUNDS}\n{functions}{script}");
     guest.shell.run_within(LIMIT, &script)?;
@@ -155,11 +157,11 @@ fn disk(kernel: &'static str, device: Device, mode: &'static str) -> Case {
 }
 
 fn block(lab: &Lab, kernel: &str, device: Device, mode: &str) -> Result<()> {
-    let mut plan = Guest::plan(lab, kernel).program("fio").program("mkfs.ext4");
+    let mut plan = bare_host(lab, kernel).program("fio").program("mkfs.ext4");
     if device == Device::QemuStorageDaemon {
         plan = plan.program("qemu-storage-daemon");
     }
-    let mut guest = on_bare_host(plan).own_program(&lab.viaduct_path()?)?.boot()?;
+    let mut guest = plan.own_program(&lab.viaduct_path()?)?.boot()?;
     let address = match device {
         Device::BuiltIn => "blk:ram=32M",
         Device::QemuStorageDaemon => {
@@ -174,7 +176,7 @@ fn block(lab: &Lab, kernel: &str, device: Device, mode: &str) -> Result<()> {
 }
 
 fn refused(lab: &Lab, kernel: &str, admitted: &str) -> Result<()> {
-    let plan = on_bare_host(Guest::plan(lab, kernel));
+    let plan = bare_host(lab, kernel);
     let mut guest = plan.own_program(&lab.viaduct_path()?)?.boot()?;
     let script = include_str!("../../guest/vduse-refused.sh");
     guest.shell.run(&format!(": vduse-refused.sh\nadmitted='{admitted}'\n{script}"))?;
@@ -183,13 +185,20 @@ fn refused(lab: &Lab, kernel: &str, admitted: &str) -> Result<()> {
 
 fn hung(lab: &Lab, modes: &str) -> Result<()> {
     let script = include_str!("../../guest/vduse-hung.sh");
-    script_on_bare_host(lab, Guest::plan(lab, "6.12"), &format!("modes='{modes}'\n{script}"))
+    script_on_bare_host(lab, bare_host(lab, "6.12"), &format!("modes='{modes}'\n{script}"))
 }
 
 fn chained(lab: &Lab, kernel: &str, modes: &str) -> Result<()> {
-    let plan = Guest::plan(lab, kernel).module("vhost_vdpa").program("fio");
+    let plan = bare_host(lab, kernel).module("vhost_vdpa").program("fio");
     let script = include_str!("../../guest/vdpa.sh");
     script_on_bare_host(lab, plan, &format!("modes='{modes}'\n{script}"))
+}
+
+fn on_vhost_vdpa(lab: &Lab) -> Result<()> {
+    let firmware = lab.root().file("/usr/share/seabios/bios-256k.bin");
+    let plan = bare_host(lab, "6.12").module("vhost_vdpa").program("blkio-bench");
+    let plan = plan.program("qemu-system-x86_64").own_program(&firmware)?.memory_mib(768);
+    script_on_bare_host(lab, plan, include_str!("../../guest/vdpa-others.sh"))
 }
 
 /// The units as they are shipped, but for the program, which is not installed.
@@ -222,8 +231,9 @@ fn units(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn on_bare_host(plan: Plan<'_>) -> Plan<'_> {
-    plan.module("vduse").module("virtio_vdpa").memory_mib(512)
+/// A machine whose devices go to `virtio_vdpa`, unless a module that comes later is asked for.
+fn bare_host<'l>(lab: &'l Lab, kernel: &str) -> Plan<'l> {
+    Guest::plan(lab, kernel).module("vduse").module("virtio_vdpa").memory_mib(512)
 }
 
 /// The storage daemon on a file in memory, as it is documented; waits until it listens.
