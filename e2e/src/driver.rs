@@ -98,9 +98,13 @@ impl Driver {
         match to.setting {
             Setting::TwoQueues => plan = plan.processors(2),
             // Before the device that goes through it.
-            Setting::Iommu | Setting::IommuBriefly => {
-                plan =
-                    plan.device("intel-iommu,caching-mode=on").append("intel_iommu=on iommu=nopt");
+            Setting::IommuAtLength | Setting::Iommu => {
+                // Only VFIO has to hear of each page that is mapped. Without that Linux lets pages
+                // go many at a time, which is how vhost-user is mostly used.
+                let caching = on_off(!matches!(self, Driver::Guest(_)));
+                plan = plan
+                    .device(format!("intel-iommu,caching-mode={caching}"))
+                    .append("intel_iommu=on iommu=nopt");
             }
             _ => {}
         }

@@ -54,12 +54,13 @@ pub enum Setting {
     OutOfOrder,
     /// viaduct shows the device the ring format that the driver does not use.
     Converted,
-    /// The driver goes through a virtual IOMMU.
+    /// The driver goes through a virtual IOMMU, with fewer requests than else: each takes several
+    /// messages for its pages.
     Iommu,
     /// The driver is offered indirect descriptors where it would not be.
     Indirect,
-    /// The same with few requests: each takes several messages for its pages.
-    IommuBriefly,
+    /// The same with as many as ever.
+    IommuAtLength,
     /// viaduct notifies the daemon by message, and is notified so.
     InBand,
 }
@@ -317,12 +318,12 @@ impl Setting {
     /// How much a driver asks of a block or network device: more than a 16-bit index counts, where
     /// a request does not take a good part of a millisecond.
     pub fn requests(self) -> u32 {
-        if self == Setting::IommuBriefly { 4_000 } else { 70_000 }
+        if self == Setting::Iommu { 4_000 } else { 70_000 }
     }
 
     /// Whether there is a virtual IOMMU.
     pub fn has_iommu(self) -> bool {
-        matches!(self, Setting::Iommu | Setting::IommuBriefly)
+        matches!(self, Setting::IommuAtLength | Setting::Iommu)
     }
 
     /// For people; empty for the usual one.
@@ -332,9 +333,9 @@ impl Setting {
             Setting::TwoQueues => ", two queues",
             Setting::OutOfOrder => ", out of order",
             Setting::Converted => ", the device sees the other format",
-            Setting::Iommu => ", virtual IOMMU",
+            Setting::IommuAtLength => ", virtual IOMMU, at length",
             Setting::Indirect => ", indirect",
-            Setting::IommuBriefly => ", virtual IOMMU, briefly",
+            Setting::Iommu => ", virtual IOMMU",
             Setting::InBand => ", notified by message",
         }
     }

@@ -5,7 +5,7 @@ use crate::driver::Driver::*;
 use crate::peer::Peer::*;
 use crate::row::Ring::{self, Packed, Split};
 use crate::row::Setting::{
-    Converted, InBand, Indirect, Iommu, IommuBriefly, OutOfOrder, TwoQueues,
+    Converted, InBand, Indirect, Iommu, IommuAtLength, OutOfOrder, TwoQueues,
 };
 use crate::row::Way::{self, Auto, Copy, Direct, Pass, Remote, Translate};
 use crate::row::{Line, line};
@@ -99,10 +99,10 @@ pub const TABLE: &[Line] = &[
     line(VfioUser("6.12"), OwnTap,            &[Copy],              &[Packed]).with(TwoQueues),
     line(Guest("6.12"),    OwnTap,            &[Translate],         &[Split]),
     line(Unshared("6.12"), OwnDisk,           &[Remote],            &[Split]).with(Indirect),
-    line(VfioUser("6.12"), QemuStorageDaemon, &[Auto, Copy],        &[Split]).with(IommuBriefly),
-    line(VfioUser("6.12"), OwnDisk,           &[Pass],              &[Split]).with(IommuBriefly),
-    line(Guest("6.12"),    QemuStorageDaemon, &[Auto],              &[Split]).with(IommuBriefly),
-    line(Guest("6.12"),    Testpmd,           &[Auto],              &[Packed]).with(IommuBriefly),
+    line(VfioUser("6.12"), QemuStorageDaemon, &[Auto, Copy],        &[Split]).with(Iommu),
+    line(VfioUser("6.12"), OwnDisk,           &[Pass],              &[Split]).with(Iommu),
+    line(Guest("6.12"),    QemuStorageDaemon, &[Auto],              &[Split]).with(Iommu),
+    line(Guest("6.12"),    Testpmd,           &[Auto],              &[Packed]).with(Iommu),
     line(VirtioUser,       Testpmd,           &[Translate],         BOTH).with(TwoQueues),
     line(VirtioUser,       Testpmd,           &[Copy],              BOTH).with(OutOfOrder),
     line(VirtioUser,       Testpmd,           RELAYED,              BOTH).with(Converted),
@@ -178,22 +178,22 @@ pub const SELDOM: &[Line] = &[
     line(Blkio,            QemuStorageDaemon, &[Direct],            &[Split]),
     line(QemuImg,          QemuStorageDaemon, &[Direct],            &[Split]),
     line(Guest("6.12"),    Testpmd,           &[Direct, Copy],      &[Split]).with(TwoQueues),
-    line(VfioUser("6.12"), QemuStorageDaemon, &[Auto],              &[Split]).with(Iommu),
-    line(VfioUser("6.12"), Testpmd,           &[Auto, Copy],        &[Packed]).with(IommuBriefly),
-    line(VfioUser("6.12"), OwnDisk,           RELAYED,              &[Packed]).with(IommuBriefly),
-    line(VfioUser("6.12"), OwnEcho,           BRIDGED,              &[Split]).with(IommuBriefly),
-    line(VfioUser("6.12"), Passt,             &[Auto],              &[Split]).with(IommuBriefly),
-    line(VfioUser("6.12"), Virtiofsd,         &[Auto, Copy],        &[Split]).with(IommuBriefly),
-    line(VfioUser("6.12"), VhostDeviceRng,    &[Auto],              &[Split]).with(IommuBriefly),
-    line(Guest("6.12"),    Passt,             &[Auto],              &[Split]).with(IommuBriefly),
-    line(Guest("6.12"),    Virtiofsd,         &[Auto],              &[Split]).with(IommuBriefly),
-    line(Guest("6.12"),    QemuStorageDaemon, &[Auto],              &[Split]).with(Iommu),
-    line(Guest("6.12"),    QemuStorageDaemon, &[Copy],              BOTH).with(IommuBriefly),
-    line(Guest("6.12"),    QemuStorageDaemon, &[Translate],         &[Packed]).with(IommuBriefly),
-    line(Guest("6.12"),    Testpmd,           &[Copy],              BOTH).with(IommuBriefly),
-    line(Guest("6.12"),    Testpmd,           &[Auto],              &[Split]).with(IommuBriefly),
-    line(Guest("6.12"),    OwnDisk,           BRIDGED,              BOTH).with(IommuBriefly),
-    line(Guest("6.12"),    OwnEcho,           BRIDGED,              BOTH).with(IommuBriefly),
+    line(VfioUser("6.12"), QemuStorageDaemon, &[Auto],              &[Split]).with(IommuAtLength),
+    line(VfioUser("6.12"), Testpmd,           &[Auto, Copy],        &[Packed]).with(Iommu),
+    line(VfioUser("6.12"), OwnDisk,           RELAYED,              &[Packed]).with(Iommu),
+    line(VfioUser("6.12"), OwnEcho,           BRIDGED,              &[Split]).with(Iommu),
+    line(VfioUser("6.12"), Passt,             &[Auto],              &[Split]).with(Iommu),
+    line(VfioUser("6.12"), Virtiofsd,         &[Auto, Copy],        &[Split]).with(Iommu),
+    line(VfioUser("6.12"), VhostDeviceRng,    &[Auto],              &[Split]).with(Iommu),
+    line(Guest("6.12"),    Passt,             &[Auto],              &[Split]).with(Iommu),
+    line(Guest("6.12"),    Virtiofsd,         &[Auto],              &[Split]).with(Iommu),
+    line(Guest("6.12"),    QemuStorageDaemon, &[Auto],              &[Split]).with(IommuAtLength),
+    line(Guest("6.12"),    QemuStorageDaemon, &[Copy],              BOTH).with(Iommu),
+    line(Guest("6.12"),    QemuStorageDaemon, &[Translate],         &[Packed]).with(Iommu),
+    line(Guest("6.12"),    Testpmd,           &[Copy],              BOTH).with(Iommu),
+    line(Guest("6.12"),    Testpmd,           &[Auto],              &[Split]).with(Iommu),
+    line(Guest("6.12"),    OwnDisk,           BRIDGED,              BOTH).with(Iommu),
+    line(Guest("6.12"),    OwnEcho,           BRIDGED,              BOTH).with(Iommu),
     line(QemuImg,          DiskDaemon,        &[Pass, Translate],   &[Split]).with(InBand),
     line(VirtioUser,       Testpmd,           &[Direct, Pass, Copy], BOTH).with(TwoQueues),
     line(VirtioUser,       Testpmd,           &[Pass, Translate],   BOTH).with(OutOfOrder),
@@ -214,6 +214,20 @@ pub const SELDOM: &[Line] = &[
     line(VfioUser("6.12"), DiskDaemon,        RELAYED,              &[Packed]).when(DeviceRestarts),
     line(VfioUser("6.12"), EchoDaemon,        RELAYED,              BOTH).when(DeviceRestarts),
     line(VfioUser("6.12"), Passt,             RELAYED,              &[Packed]).when(DeviceRestarts),
+    line(VfioUser("6.12"), QemuStorageDaemon, RELAYED,              &[Split]).with(Iommu)
+        .when(DeviceRestarts),
+    line(Guest("6.12"),    QemuStorageDaemon, RELAYED,              &[Split]).with(Iommu)
+        .when(DeviceRestarts),
+    line(Guest("6.12"),    Testpmd,           RELAYED,              &[Packed]).with(Iommu)
+        .when(DeviceRestarts),
+    line(Guest("6.12"),    QemuStorageDaemon, RELAYED,              &[Split]).with(Iommu)
+        .when(BridgeRestarts),
+    line(Guest("6.12"),    OwnDisk,           BRIDGED,              &[Split]).with(Iommu)
+        .when(BridgeRestarts),
+    line(Guest("6.12"),    QemuStorageDaemon, &[Translate],         &[Split]).with(Iommu)
+        .when(DriverReturns),
+    line(VfioUser("6.12"), QemuStorageDaemon, &[Translate],         &[Split]).with(Iommu)
+        .when(DriverReturns),
     line(VfioUser("7.2"),  QemuStorageDaemon, RELAYED,              BOTH).when(DeviceRestarts),
     line(Guest("6.12"),    DiskDaemon,        RELAYED,              &[Packed]).when(DeviceRestarts),
     line(Guest("6.12"),    Passt,             RELAYED,              &[Split]).when(DeviceRestarts),
