@@ -76,8 +76,12 @@ pub(crate) fn for_device(
 
 /// Whether a driver may accept `accepted` when it was offered `offered`.
 pub(crate) fn acceptable(accepted: Features, offered: Features) -> bool {
-    offered.has(accepted)
-        && (!accepted.has(Features::RING_PACKED) || accepted.has(Features::VERSION_1))
+    offered.has(accepted) && is_consistent(accepted)
+}
+
+/// Whether the features go together, whoever offered them: packed rings are of VIRTIO 1.1.
+pub(crate) fn is_consistent(accepted: Features) -> bool {
+    !accepted.has(Features::RING_PACKED) || accepted.has(Features::VERSION_1)
 }
 
 #[cfg(test)]

@@ -347,7 +347,12 @@ impl VirtioDevice for Shadow {
     }
 
     fn accept_features(&mut self, accepted: Features) -> Result<(), DeviceError> {
-        if !self.passes() && !features::acceptable(accepted, self.identity.features) {
+        let is_acceptable = match self.passes() {
+            // Whether it was offered is for the device to say.
+            true => features::is_consistent(accepted),
+            false => features::acceptable(accepted, self.identity.features),
+        };
+        if !is_acceptable {
             return Err(DeviceError::BadFeatures(accepted));
         }
         let (offered, format) = (self.inner.identity().features, self.options.device_format);

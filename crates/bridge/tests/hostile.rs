@@ -21,6 +21,8 @@ const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
 
 const SIZE: u16 = 16;
+/// The modes in which rings of ours stand between the two.
+const MODES: [Mode; 3] = [Mode::Translate, Mode::Copy, Mode::Remote];
 /// Memory that may only be read.
 const READ_ONLY: u64 = DATA + 2 * DATA_BYTES;
 /// The end of all writable memory.
@@ -115,6 +117,8 @@ fn bench(mode: Mode, driver: Features) -> (Bench, Case) {
     case.size = SIZE;
     case.driver = driver;
     case.options.pool_bytes = bridge::MIN_POOL_BYTES;
+    case.remote = mode == Mode::Remote;
+    case.options.require = driver & Features::INDIRECT_DESC;
     let mut bench = Bench::new(&case);
     let mapping = Mapping::new_memfd("ro", 4096).unwrap();
     let at = DriverAddress(READ_ONLY);
@@ -142,9 +146,9 @@ fn expect_broken(bench: &mut Bench, case: &Case, what: &str, allowed: u64) {
 
 #[test]
 fn a_hostile_driver_breaks_its_own_queue_only() {
-    for mode in [Mode::Translate, Mode::Copy] {
+    for mode in MODES {
         for attack in split_attacks() {
-            if attack.only_copy && mode != Mode::Copy {
+            if attack.only_copy && mode == Mode::Translate {
                 continue;
             }
             let (mut bench, case) = bench(mode, Features::NONE);
@@ -162,7 +166,7 @@ fn a_hostile_driver_breaks_its_own_queue_only() {
 
 #[test]
 fn hostile_indirect_tables_are_refused() {
-    for mode in [Mode::Translate, Mode::Copy] {
+    for mode in MODES {
         for (what, descriptor, table) in indirect_attacks() {
             let (mut bench, case) = bench(mode, Features::INDIRECT_DESC);
             let at = bench.driver.spec.addresses;
@@ -199,7 +203,7 @@ fn hostile_packed_rings_are_refused() {
 
 #[test]
 fn a_buffer_up_to_the_last_byte_is_fine() {
-    for mode in [Mode::Translate, Mode::Copy] {
+    for mode in MODES {
         let (mut bench, _) = bench(mode, Features::NONE);
         let at = bench.driver.spec.addresses;
         let map = Arc::clone(&bench.guest.own);
@@ -235,11 +239,15 @@ fn device_attacks(id: u32, writable: u32) -> Vec<DeviceAttack> {
 
 #[test]
 fn the_driver_never_sees_a_faulty_device() {
-    for mode in [Mode::Translate, Mode::Copy] {
+    for mode in MODES {
         for driver in [Features::NONE, Features::RING_PACKED] {
+            if mode == Mode::Remote && driver == Features::RING_PACKED {
+                continue;
+            }
             for (what, elements, index) in device_attacks(0, 0) {
                 let mut case = Case::new(mode);
                 (case.size, case.driver, case.passive) = (SIZE, driver, true);
+                case.remote = mode == Mode::Remote;
                 let mut bench = Bench::new(&case);
                 // One chain, without anything to write.
                 bench.driver.max_bytes = 1;

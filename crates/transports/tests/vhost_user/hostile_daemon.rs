@@ -33,6 +33,10 @@ enum Fault {
     HangsUp(u32),
     /// Says no to it.
     Refuses(u32),
+    /// Answers it with this number.
+    Says(u32, u64),
+    /// Answers for its config with bytes of this value.
+    Configures(u8),
     /// Knows no message that ends a driver.
     Remembers,
 }
@@ -124,6 +128,14 @@ fn serve(
             Fault::HangsUp(at) if at == number => return,
             Fault::Mixed(at) if at == number => Reply::Value(0).encode(number + 1, &mut bytes),
             Fault::Refuses(at) if at == number => Reply::Value(5).encode(number, &mut bytes),
+            Fault::Says(at, value) if at == number => {
+                Reply::Value(value).encode(number, &mut bytes)
+            }
+            Fault::Configures(value) if number == id::GET_CONFIG => {
+                let data = &[value; 256][..payload_len(&request)];
+                let config = Config { offset: 0, size: data.len() as u32, flags: 0, data };
+                Reply::Config(config).encode(number, &mut bytes);
+            }
             Fault::Remembers if number == id::GET_PROTOCOL_FEATURES => {
                 Reply::Value(protocol::REPLY_ACK).encode(number, &mut bytes);
             }
@@ -137,6 +149,14 @@ fn serve(
         let extra = [event.as_fd(); 8];
         let fds = if fault == Fault::Generous(number) { &extra[..] } else { &[] };
         let _ = socket.send_all(&bytes, fds, Duration::from_secs(1));
+    }
+}
+
+/// How many bytes of config are asked for.
+fn payload_len(request: &Request<'_>) -> usize {
+    match request {
+        Request::GetConfig(window) => (window.size as usize).min(256),
+        _ => 0,
     }
 }
 
@@ -211,6 +231,62 @@ fn a_daemon_that_answers_wrongly_is_given_up_in_bounded_time() {
             daemon.fault(Fault::None);
             events_until(&mut *device, &DeviceEvent::Back);
         }
+    }
+}
+
+#[test]
+fn row_98_numbers_that_make_no_sense_stay_within_bounds() {
+    for value in [0, 0xff] {
+        let daemon = Daemon::new(Fault::Configures(value));
+        let mut device = daemon.device();
+        // Queues it says in its config or in an answer: never none, never more than there may be.
+        assert_eq!(device.identity().queue_sizes.len(), 2, "{value}");
+        let mut config = [1; 8];
+        device.read_config(0, &mut config);
+        assert_eq!(config, [value; 8], "capacity is between the device and its driver");
+        start(&mut *device).unwrap();
+        // It changes under a running driver, to something else that makes no sense.
+        daemon.fault(Fault::Configures(!value));
+        let second = daemon.second.lock().unwrap().pop().unwrap();
+        let mut bytes = Vec::new();
+        BackendRequest::ConfigChangeMsg.encode(0, &mut bytes);
+        second.send_all(&bytes, &[], Duration::from_secs(1)).unwrap();
+        assert_eq!(
+            events_until(&mut *device, &DeviceEvent::ConfigChanged),
+            [DeviceEvent::ConfigChanged]
+        );
+        device.read_config(0, &mut config);
+        assert_eq!(config, [!value; 8], "one copy, whole");
+        assert_eq!(device.identity().queue_sizes.len(), 2);
+        device.stop_queue(0).unwrap();
+    }
+    for (request, value, queues) in [
+        (id::GET_QUEUE_NUM, 0, 1),
+        (id::GET_QUEUE_NUM, u64::MAX, usize::from(virtio::MAX_QUEUES)),
+        (id::GET_MAX_MEM_SLOTS, 0, 2),
+        (id::GET_MAX_MEM_SLOTS, u64::MAX, 2),
+    ] {
+        let device = Daemon::new(Fault::Says(request, value)).device();
+        assert_eq!(device.identity().queue_sizes.len(), queues, "{request} says {value}");
+        assert!((1..=mem::MAX_REGIONS).contains(&device.reach().max_regions));
+    }
+}
+
+#[test]
+fn row_99_features_that_exclude_each_other_are_not_agreed_on() {
+    let offered = (block_features() - Features::VERSION_1) | Features::PROTOCOL_FEATURES;
+    let daemon = Daemon::new(Fault::Says(id::GET_FEATURES, offered.0));
+    for mode in crate::lab::WAYS {
+        let mut device = crate::lab::bridged(daemon.device(), mode);
+        let (_, space) = memory();
+        device.set_memory(&space).unwrap();
+        if mode.is_some() {
+            let outcome = device.accept_features(Features::RING_PACKED);
+            assert!(matches!(outcome, Err(DeviceError::BadFeatures(_))), "{mode:?}: {outcome:?}");
+        }
+        // What was never offered, as RING_RESET of a daemon, is not agreed on either.
+        assert!(!device.identity().features.has(Features::RING_RESET), "{mode:?}");
+        assert!(device.accept_features(Features::RING_RESET).is_err());
     }
 }
 
