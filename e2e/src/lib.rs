@@ -34,6 +34,7 @@ pub mod runner;
 pub mod shell;
 pub mod story;
 pub mod table;
+pub mod trace;
 pub mod uml;
 pub mod verilog;
 pub mod vhdl;

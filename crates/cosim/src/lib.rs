@@ -13,7 +13,9 @@
 mod cache;
 mod card;
 mod error;
+mod foreign;
 mod ghdl;
+mod icarus;
 mod job;
 mod sdk;
 mod tool;
@@ -44,7 +46,7 @@ pub trait Simulator: Sync {
 
 /// Every simulator.
 pub const SIMULATORS: &[&dyn Simulator] =
-    &[&verilator::Verilator, &ghdl::Either, &ghdl::Synthesis, &ghdl::Ghdl];
+    &[&verilator::Verilator, &ghdl::Either, &ghdl::Synthesis, &ghdl::Ghdl, &icarus::Icarus];
 
 /// The simulator of that name.
 #[must_use]

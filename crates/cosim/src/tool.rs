@@ -26,6 +26,13 @@ impl Tool {
         Self { name: name.to_owned(), advice, command }
     }
 
+    /// A program that was built here.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        let name = path.display().to_string();
+        Self { name, advice: "it has just been built", command: Command::new(path) }
+    }
+
     /// What is run.
     #[must_use]
     pub fn program(&self) -> std::path::PathBuf {

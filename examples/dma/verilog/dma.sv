@@ -32,6 +32,11 @@ module dma #(parameter WIDTH = 256, parameter BYTES = WIDTH / 8, parameter LANES
     wire take = s_axil_awvalid && s_axil_wvalid && (!s_axil_bvalid || s_axil_bready);
     wire [9:0] to = s_axil_awaddr[11:2], from = s_axil_araddr[11:2];
 
+    // Registers that hold what was written.
+    function automatic logic is_plain(input logic [9:0] n);
+        return n >= 2 && n <= 6 || n >= 12 && n <= 15;
+    endfunction
+
     assign {s_axil_awready, s_axil_wready} = {take, take};
     assign s_axil_arready = !s_axil_rvalid || s_axil_rready;
     assign {s_axil_bresp, s_axil_rresp} = '0;
@@ -43,20 +48,19 @@ module dma #(parameter WIDTH = 256, parameter BYTES = WIDTH / 8, parameter LANES
         if (take) begin
             s_axil_bvalid <= 1;
             for (int n = 0; n < 4; n++)
-                if (s_axil_wstrb[n] && to inside {[2:6], [12:15]})
+                if (s_axil_wstrb[n] && is_plain(to))
                     regs[to[3:0]][8*n +: 8] <= s_axil_wdata[8*n +: 8];
             if (to == 9) pending <= 0;
         end
         if (s_axil_rready) s_axil_rvalid <= 0;
         if (s_axil_arvalid && s_axil_arready) begin
             s_axil_rvalid <= 1;
-            case (from) inside
+            case (from)
                 0:                s_axil_rdata <= 32'h414d4456;
                 8:                s_axil_rdata <= {29'b0, failed, done, busy};
                 9:                s_axil_rdata <= {31'b0, pending};
                 10:               s_axil_rdata <= count;
-                [2:6], [12:15]:   s_axil_rdata <= regs[from[3:0]];
-                default:          s_axil_rdata <= 0;
+                default:          s_axil_rdata <= is_plain(from) ? regs[from[3:0]] : 0;
             endcase
         end
         if (start) {busy, done, failed} <= 3'b100;

@@ -3,6 +3,7 @@
 //! GHDL owns the main loop and its process, so a simulation is GHDL itself with a shared library of
 //! ours in it, which VHDL calls (VHPIDIRECT).
 
+mod axi;
 mod synth;
 
 use std::fs;
@@ -37,18 +38,23 @@ impl Simulator for Ghdl {
     }
 
     fn help(&self) -> &'static str {
-        "VHDL as GHDL has it; for test benches with VPCIe's entity endpoint"
+        "VHDL as GHDL has it; also test benches with VPCIe's entity endpoint"
     }
 
     fn build(&self, job: &Job) -> Result<Program, CosimError> {
         if !job.includes.is_empty() || !job.defines.is_empty() {
             return Err(CosimError::Design("vhdl has no included files and no macros".to_owned()));
         }
+        let build = Build::new(job)?;
+        let declared = axi::declared(&build.texts()?, &job.top);
+        if !declared.is_empty() {
+            return axi::program(&build, &declared);
+        }
         if job.clock != Clock::Free {
             let why = "a test bench in vhdl makes its own clock: only --clock free fits it";
             return Err(CosimError::Design(why.to_owned()));
         }
-        Build::new(job)?.program()
+        build.endpoint()
     }
 }
 
@@ -76,34 +82,37 @@ impl<'j> Build<'j> {
         Ok(Self { job, ghdl: path, is_compiler: !version.contains("mcode"), options })
     }
 
-    fn program(&self) -> Result<Program, CosimError> {
+    /// A test bench with VPCIe's entity.
+    fn endpoint(&self) -> Result<Program, CosimError> {
         let library = self.library()?;
         self.packages()?;
-        let folder = &self.job.folder;
-        let own = ["pcie.vhd", "endpoint.vhd"].map(|name| folder.join(name));
+        let own = ["pcie.vhd", "endpoint.vhd"].map(|name| self.job.folder.join(name));
         self.run("-a", |tool| tool.args(&own).args(&self.job.sources))?;
-        let program = folder.join("simulation");
+        let mut program = self.finish(&self.job.top, &library, &[])?;
+        program.words.extend(self.job.parameters.iter().map(|said| format!("-g{said}").into()));
+        Ok(program)
+    }
+
+    /// Elaborates `top`; what runs it.
+    fn finish(&self, top: &str, library: &Path, more: &[&str]) -> Result<Program, CosimError> {
+        let program = self.job.folder.join("simulation");
         self.run("-e", |tool| {
             let tool = if self.is_compiler {
                 tool.arg("-o").arg(&program).arg(format!("-Wl,{}", library.display()))
             } else {
                 tool
             };
-            tool.arg(&self.job.top)
+            tool.arg(top)
         })?;
-        Ok(self.command(program))
-    }
-
-    fn command(&self, program: PathBuf) -> Program {
         let mut words = Vec::new();
         if self.is_compiler {
             words.push(program.into());
         } else {
             words.extend([self.ghdl.clone().into(), "-r".into()]);
             words.extend(self.options.iter().map(Into::into));
-            words.push(self.job.top.clone().into());
+            words.push(top.into());
         }
-        words.extend(self.job.parameters.iter().map(|said| format!("-g{said}").into()));
+        words.extend(more.iter().map(Into::into));
         if let Some(wave) = &self.job.wave {
             let is_vcd = wave.extension().is_some_and(|ending| ending == "vcd");
             let kind = if is_vcd { "vcd" } else { "fst" };
@@ -115,7 +124,23 @@ impl<'j> Build<'j> {
             places.push(others);
         }
         let settings = vec![("LD_LIBRARY_PATH".to_owned(), places)];
-        Program { words, settings, made_from: self.job.sources.clone() }
+        Ok(Program { words, settings, made_from: self.job.sources.clone() })
+    }
+
+    /// What stands before the name of a foreign function. A compiled simulation is linked with the
+    /// library. For the other kind the loader finds it: GHDL has no room for long paths there.
+    fn place(&self, library: &str) -> String {
+        if self.is_compiler { String::new() } else { format!("{library} ") }
+    }
+
+    /// How a simulation is ended from inside. Before VHDL-2008 there is only one way.
+    fn ending(&self) -> &'static str {
+        let olds = ["87", "93", "93c", "00", "02"];
+        let is_old = |option: &String| olds.iter().any(|old| *option == format!("--std={old}"));
+        match self.options.iter().any(is_old) {
+            true => "assert false report \"the port has gone\" severity failure;",
+            false => "std.env.finish;",
+        }
     }
 
     /// GHDL with one of its commands.
@@ -151,20 +176,9 @@ impl<'j> Build<'j> {
 
     /// Package `pcie` and its entities.
     fn packages(&self) -> Result<(), CosimError> {
-        // A compiled simulation is linked with it. For the other kind the loader finds it: GHDL has
-        // no room for long paths there.
-        let place = if self.is_compiler { String::new() } else { format!("{LIBRARY} ") };
-        // Before VHDL-2008 there is no other way to end a simulation from inside.
-        let is_old = self
-            .options
-            .iter()
-            .any(|o| ["87", "93", "93c", "00", "02"].iter().any(|s| *o == format!("--std={s}")));
-        let finish = match is_old {
-            true => "assert false report \"the port has gone\" severity failure;",
-            false => "std.env.finish;",
-        };
+        let (place, ending) = (self.place(LIBRARY), self.ending());
         for (name, text) in [("pcie.vhd", PACKAGE), ("endpoint.vhd", ENDPOINT)] {
-            let text = text.replace("@LIBRARY@", &place).replace("@FINISH@", finish);
+            let text = text.replace("@LIBRARY@", &place).replace("@FINISH@", ending);
             write(&self.job.folder, name, &text)?;
         }
         Ok(())

@@ -5,9 +5,9 @@
 //! the simulation, and linked with the runtime that was compiled long ago.
 
 mod axi;
-mod ports;
+pub mod ports;
 mod runtime;
-mod wiring;
+pub mod wiring;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use runtime::Flags;
 const ADVICE: &str = "apt install verilator g++ (5.006 or later), or see verilator.org";
 
 /// The C++ that is built with every design.
-const HARNESS: &[(&str, &str)] = &[
+pub const HARNESS: &[(&str, &str)] = &[
     ("access.h", include_str!("../../../../hdl/verilog/access.h")),
     ("axi_lite.h", include_str!("../../../../hdl/verilog/axi_lite.h")),
     ("axi_memory.h", include_str!("../../../../hdl/verilog/axi_memory.h")),
@@ -38,7 +38,7 @@ pub struct Verilator;
 
 /// Which kind of waveform.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Wave {
+pub enum Wave {
     None,
     Fst,
     Vcd,
@@ -139,7 +139,8 @@ fn one_file(design: &Path) -> Result<String, CosimError> {
     Ok(includes.collect::<String>() + "#include \"harness.cpp\"\n")
 }
 
-fn settings(job: &Job, card: &Card, wave: Wave) -> String {
+/// The file `settings.h`.
+pub fn settings(job: &Job, card: &Card, wave: Wave) -> String {
     let (clock, cycles) = match job.clock {
         Clock::Free => ("FREE", 0),
         Clock::Paced(cycles) => ("PACED", cycles),
