@@ -65,13 +65,20 @@ pub trait Function: Send {
     /// when this returns.
     fn reset(&mut self, kind: ResetKind);
 
-    /// A driver reads the configuration space.
+    /// Whether the function has a [`Function::config_read`] or [`Function::config_write`] of its
+    /// own. Such a one can be served from its own process only: a port holds the configuration
+    /// space itself, and what a model puts there.
+    fn computes_config(&self) -> bool {
+        false
+    }
+
+    /// A driver reads the configuration space. See [`Function::computes_config`].
     fn config_read(&mut self, at: u64, into: &mut [u8]) {
         self.config().read(at, into);
     }
 
     /// A driver writes the configuration space. Returns the consequences; a reset among them has
-    /// been done.
+    /// been done. See [`Function::computes_config`].
     fn config_write(&mut self, at: u64, bytes: &[u8]) -> ConfigEffect {
         let effect = self.config().write(at, bytes);
         if effect.reset {

@@ -46,6 +46,9 @@ pub enum ModelError {
         /// What went wrong.
         source: io::Error,
     },
+    /// A port can't ask the function about its configuration space.
+    #[error("the function computes its configuration space: serve it from this process")]
+    Computes,
     /// The port does not take us.
     #[error("the port refused: {0}")]
     Refused(String),
@@ -98,12 +101,15 @@ impl Model {
     /// `name` is for people.
     ///
     /// # Errors
-    /// There is no port, or it refuses.
+    /// There is no port, or it refuses; or the function computes its configuration space.
     pub fn connect(
         path: Option<&Path>,
         name: &str,
         mut function: Box<dyn Function>,
     ) -> Result<Self, ModelError> {
+        if function.computes_config() {
+            return Err(ModelError::Computes);
+        }
         let path = path.map(Path::to_path_buf);
         let path = path.or_else(|| std::env::var_os(PORT_VARIABLE).map(PathBuf::from));
         let path = path.ok_or(ModelError::NoPort)?;

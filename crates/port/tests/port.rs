@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use driver::GuestMemory;
 use mem::DriverAddress;
 use pcie::BarLayout;
-use port::{ModelError, PortOptions};
+use port::{Model, ModelError, PortOptions};
 use rig::{COPY, DEADLINE, FROM_MEMORY, Habits, Rig, Running, SILENT, STALL, read, until, write};
 use sys::{Epoll, EventFd, Interest};
 
@@ -29,6 +29,18 @@ fn wait(event: &EventFd) {
     let mut ready = Vec::new();
     epoll.wait(&mut ready, Some(Duration::from_secs(10))).unwrap();
     assert!(event.drain(), "no interrupt");
+}
+
+#[test]
+fn a_function_that_computes_its_configuration_space_is_no_model() {
+    let mut function = Habits::new(Arc::default());
+    function.computes_config = true;
+    let rig = Rig::new(PortOptions::default);
+    let refused = Model::connect(Some(&rig.models), "computes", Box::new(function));
+    assert!(matches!(refused, Err(ModelError::Computes)));
+    // The port still waits for one that can be.
+    let _model = rig.model();
+    assert_eq!(read(&mut rig.driver(&memory(), true), 0), 0);
 }
 
 fn copies(shared: bool) {

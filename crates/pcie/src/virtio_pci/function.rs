@@ -148,6 +148,10 @@ impl Function for VirtioPci {
         self.connect_calls();
     }
 
+    fn computes_config(&self) -> bool {
+        true
+    }
+
     fn config_read(&mut self, at: u64, into: &mut [u8]) {
         self.refresh_window(at, into.len());
         self.config.read(at, into);

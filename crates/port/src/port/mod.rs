@@ -426,6 +426,10 @@ impl Function for Port {
         self.settle();
     }
 
+    fn computes_config(&self) -> bool {
+        true
+    }
+
     fn config_write(&mut self, at: u64, bytes: &[u8]) -> ConfigEffect {
         self.note(kind::CONFIG_WRITE, at, bytes);
         let mut bytes = bytes.to_vec();

@@ -44,6 +44,7 @@ pub struct Habits {
     host: Option<(HostPort, Dma)>,
     never: Vec<Completion>,
     waiting: Option<Completion>,
+    pub computes_config: bool,
     pub resets: Arc<AtomicU32>,
 }
 
@@ -55,7 +56,8 @@ impl Habits {
     pub fn of(description: &Description, resets: Arc<AtomicU32>) -> Self {
         let built = description.build().unwrap();
         let (bytes, never) = (vec![0; 0x100], Vec::new());
-        Self { built, bytes, host: None, never, waiting: None, resets }
+        let computes_config = false;
+        Self { built, bytes, host: None, never, waiting: None, computes_config, resets }
     }
 
     pub fn with_register(mut self, at: usize, value: u8) -> Self {
@@ -111,6 +113,10 @@ impl Function for Habits {
     fn connect(&mut self, host: HostPort) {
         let dma = Dma::new(&host).unwrap();
         self.host = Some((host, dma));
+    }
+
+    fn computes_config(&self) -> bool {
+        self.computes_config
     }
 
     fn read(&mut self, at: BarAddress, answer: Completion) {
