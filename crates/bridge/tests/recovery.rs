@@ -4,6 +4,7 @@
 
 mod rig;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -221,8 +222,11 @@ fn a_missing_translation_is_asked_for_and_waited_for() {
         let mut bench = Bench::with_guest(&case, guest);
         let Bench { guest, shadow, driver, .. } = &mut bench;
         let space = Arc::clone(&guest.space);
+        let mut most = 0;
         driver.run(200, |_| {
-            for DriverAddress(at) in misses.try_iter() {
+            let asked: BTreeSet<_> = misses.try_iter().collect();
+            most = most.max(asked.len());
+            for DriverAddress(at) in asked {
                 let known = space.current();
                 let region = everything.iter().find(|r| r.start.0 <= at && at < r.end()).unwrap();
                 if known.region(region.start).is_err() {
@@ -233,6 +237,7 @@ fn a_missing_translation_is_asked_for_and_waited_for() {
         });
         let counters = shadow.counters()[0].snapshot();
         assert!(counters.misses > 0 && counters.errors == 0, "{counters:?}");
+        assert!(most > 1, "all buffers of a request are asked for at once");
     }
 }
 
