@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use mem::remote::{RemoteChannel, RemoteError};
-use mem::{Backing, DriverAddress, MapReader, MemoryError};
+use mem::{Backing, DriverAddress, MapReader, MemoryError, Span};
 use sys::{Epoll, Interest};
 
 use crate::HostPort;
@@ -96,6 +96,32 @@ impl Dma {
         let failed = (len > MAX_DMA_BYTES).then_some(DmaError::TooLong(len));
         let bytes = if failed.is_none() { bytes.to_vec() } else { Vec::new() };
         self.start(at, Job { tag, bytes, is_read: false, pieces: 0, failed });
+    }
+
+    /// Reads at once and without a tag, if all of it is mapped in one piece and nothing is on its
+    /// way that this could overtake; whether it has been read.
+    #[must_use]
+    pub fn read_now(&mut self, at: DriverAddress, into: &mut [u8]) -> bool {
+        self.now(at, into.len(), |span| span.copy_to(into))
+    }
+
+    /// Writes at once, as [`Dma::read_now`].
+    #[must_use]
+    pub fn write_now(&mut self, at: DriverAddress, bytes: &[u8]) -> bool {
+        self.now(at, bytes.len(), |span| span.copy_from(bytes))
+    }
+
+    fn now(&mut self, at: DriverAddress, len: usize, copy: impl FnOnce(Span<'_>) -> usize) -> bool {
+        if self.is_busy() || !self.done.is_empty() {
+            return false;
+        }
+        self.reader.enter();
+        let is_done = match self.reader.resolver().span(at, len as u64) {
+            Ok(span) if span.len() == len => copy(span) == len,
+            _ => false,
+        };
+        self.reader.leave();
+        is_done
     }
 
     /// Whether something is on its way.

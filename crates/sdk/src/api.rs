@@ -38,6 +38,18 @@ pub unsafe fn bytes<'a>(data: *const c_void, len: usize) -> &'a [u8] {
     unsafe { std::slice::from_raw_parts(data.cast(), len) }
 }
 
+/// The same, to be written to.
+///
+/// # Safety
+/// `len` bytes are the caller's alone while the result is used.
+pub unsafe fn bytes_mut<'a>(data: *mut c_void, len: usize) -> &'a mut [u8] {
+    if data.is_null() || len == 0 {
+        return &mut [];
+    }
+    // SAFETY: as the caller promises.
+    unsafe { std::slice::from_raw_parts_mut(data.cast(), len) }
+}
+
 /// # Safety
 /// `name` is a string.
 #[unsafe(no_mangle)]

@@ -74,6 +74,20 @@ impl Core {
         Ok(tag)
     }
 
+    /// What needs no message: done at once, and true.
+    pub fn read_now(&self, address: u64, into: &mut [u8]) -> bool {
+        let mut dma = self.dma.borrow_mut();
+        let dma = dma.as_mut().filter(|_| self.is_master());
+        dma.is_some_and(|dma| dma.read_now(DriverAddress(address), into))
+    }
+
+    /// The same for a write.
+    pub fn write_now(&self, address: u64, bytes: &[u8]) -> bool {
+        let mut dma = self.dma.borrow_mut();
+        let dma = dma.as_mut().filter(|_| self.is_master());
+        dma.is_some_and(|dma| dma.write_now(DriverAddress(address), bytes))
+    }
+
     /// A transfer that is waited for.
     pub fn transfer(&self, address: u64, way: &Way<'_>) -> Result<Vec<u8>, c_int> {
         let tag = self.begin(address, way)?;
