@@ -11,6 +11,7 @@ mod cpu;
 mod epoll;
 mod eventfd;
 mod file_io;
+mod file_watch;
 mod inherited;
 mod process;
 mod signal;
@@ -30,8 +31,9 @@ pub use cpu::{Realtime, cycles, pin_to_cpu};
 pub use epoll::{Epoll, Interest, Ready};
 pub use eventfd::EventFd;
 pub use file_io::{read_at, write_at};
+pub use file_watch::FileWatch;
 pub use inherited::{inherited_fd, is_listening};
-pub use process::process_fd;
+pub use process::{ask_to_end, process_fd};
 pub use signal::{
     StopSignal, Wish, WishSignal, end_on_closed_pipe, raise_file_limit, raise_lock_limit,
 };

@@ -2,11 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use cosim::{Clock, Job};
+use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
+use cosim::{Clock, Job, Program, Simulator};
+use sys::{Epoll, FileWatch, Interest};
+
+use super::keeper::Keeper;
 use crate::address::Usage;
 use crate::cli;
+
+/// A pause after which an editor has written what it wanted to write.
+const SETTLE: Duration = Duration::from_millis(30);
 
 /// Builds the simulation and serves it until stopped.
 pub fn run(options: &cli::Cosim) -> Result<()> {
@@ -22,7 +29,67 @@ pub fn run(options: &cli::Cosim) -> Result<()> {
         return Ok(());
     }
     let socket = options.socket.as_deref().context("--socket is missing")?;
-    super::pcie::serve(socket, Some(&program.command_line()), &options.service, |_| Ok(()))
+    let watch = |keeper: Option<&Keeper>| match keeper.filter(|_| options.watch) {
+        Some(keeper) => watch(simulator, job, &program, keeper.replacer()),
+        None => Ok(()),
+    };
+    super::pcie::serve(socket, Some(&program.command_line()), &options.service, watch)
+}
+
+/// Builds anew whenever a source changes, in a thread that lasts as long as the program.
+fn watch(
+    simulator: &'static dyn Simulator,
+    job: Job,
+    program: &Program,
+    mut replace: Box<dyn FnMut() + Send>,
+) -> Result<()> {
+    let mut watch = FileWatch::new().context("can't watch the sources")?;
+    let add = move |watch: &mut FileWatch, program: &Program| {
+        program.made_from.iter().try_for_each(|path| {
+            watch.add(path).with_context(|| format!("can't watch {}", path.display()))
+        })
+    };
+    add(&mut watch, program)?;
+    let epoll = Epoll::new()?;
+    epoll.add(&watch, 0, Interest::Read)?;
+    let mut rebuild = move || -> Result<()> {
+        let mut ready = Vec::new();
+        loop {
+            epoll.wait(&mut ready, None)?;
+            if !watch.drain() {
+                continue;
+            }
+            // An editor may be about to write the next file.
+            while !epoll_is_quiet(&epoll, &mut watch)? {}
+            let begin = Instant::now();
+            match simulator.build(&job) {
+                Ok(program) => {
+                    let took = begin.elapsed().as_secs_f64();
+                    tracing::info!("a source has changed: built anew in {took:.1} s");
+                    add(&mut watch, &program)?;
+                    replace();
+                }
+                Err(error) => tracing::error!("the old simulation goes on: {error}"),
+            }
+        }
+    };
+    let begin = move || {
+        if let Err(error) = rebuild() {
+            tracing::error!("the sources are not watched any more: {error:#}");
+        }
+    };
+    std::thread::Builder::new()
+        .name("watch".into())
+        .spawn(begin)
+        .context("can't start a thread")?;
+    Ok(())
+}
+
+/// Whether nothing more is written for a moment.
+fn epoll_is_quiet(epoll: &Epoll, watch: &mut FileWatch) -> Result<bool> {
+    let mut ready = Vec::new();
+    epoll.wait(&mut ready, Some(SETTLE))?;
+    Ok(ready.is_empty() || !watch.drain())
 }
 
 fn job(options: &cli::Cosim) -> Result<Job> {

@@ -15,12 +15,15 @@ use sys::{Epoll, EventFd, Interest, Ready};
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long a model that is asked to end may take for it.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A model's keeper; dropping it ends the model.
 pub struct Keeper {
     stop: Arc<EventFd>,
     kill: Arc<EventFd>,
     praise: Arc<EventFd>,
+    replace: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -31,14 +34,15 @@ impl Keeper {
     /// # Errors
     /// The system is out of descriptors or threads; a command that can't be run is told in the log.
     pub fn start(command: &str, port: &Path) -> Result<Self> {
-        let [stop, kill, praise] =
-            [Arc::new(EventFd::new()?), Arc::new(EventFd::new()?), Arc::new(EventFd::new()?)];
+        let event = || EventFd::new().map(Arc::new);
+        let (stop, kill, praise, replace) = (event()?, event()?, event()?, event()?);
         let charge = Charge {
             command: command.to_owned(),
             port: port.to_owned(),
             stop: Arc::clone(&stop),
             kill: Arc::clone(&kill),
             praise: Arc::clone(&praise),
+            replace: Arc::clone(&replace),
         };
         let thread = std::thread::Builder::new()
             .name("keeper".into())
@@ -48,13 +52,19 @@ impl Keeper {
                 }
             })
             .context("can't start a thread")?;
-        Ok(Self { stop, kill, praise, thread: Some(thread) })
+        Ok(Self { stop, kill, praise, replace, thread: Some(thread) })
     }
 
     /// Ends the model that runs now, when called; it is started again.
     pub fn killer(&self) -> Box<dyn FnMut() + Send> {
         let kill = Arc::clone(&self.kill);
         Box::new(move || kill.signal())
+    }
+
+    /// Starts the command anew, when called: there is another program behind it now.
+    pub fn replacer(&self) -> Box<dyn FnMut() + Send> {
+        let replace = Arc::clone(&self.replace);
+        Box::new(move || replace.signal())
     }
 
     /// To be called when the port has let the model in.
@@ -80,6 +90,7 @@ struct Charge {
     stop: Arc<EventFd>,
     kill: Arc<EventFd>,
     praise: Arc<EventFd>,
+    replace: Arc<EventFd>,
 }
 
 /// Why a wait is over.
@@ -88,6 +99,7 @@ enum Over {
     Stop,
     Time,
     Ended,
+    Replace,
 }
 
 impl Charge {
@@ -96,12 +108,20 @@ impl Charge {
         loop {
             let mut child = self.spawn()?;
             let over = self.watch(&mut child);
+            if matches!(over, Ok(Over::Stop | Over::Replace)) {
+                self.ask(&child);
+            }
             let _ = child.kill();
             let status = child.wait().context("can't wait for the model")?;
-            if over? == Over::Stop {
-                return Ok(());
+            match over? {
+                Over::Stop => return Ok(()),
+                Over::Replace => {
+                    tracing::info!("the model is replaced");
+                    pause = FIRST_PAUSE;
+                    continue;
+                }
+                Over::Ended | Over::Time => tracing::warn!("the model ended ({status})"),
             }
-            tracing::warn!("the model ended ({status})");
             if self.praise.drain() {
                 pause = FIRST_PAUSE;
             }
@@ -121,6 +141,19 @@ impl Charge {
         command.spawn().with_context(|| format!("can't start '{}'", self.command))
     }
 
+    /// Lets the model end in good order: it may have files to finish.
+    fn ask(&self, child: &Child) {
+        sys::ask_to_end(child);
+        let end = sys::process_fd(child).and_then(|ended| {
+            let epoll = Epoll::new()?;
+            epoll.add(&ended, ENDED, Interest::Read)?;
+            epoll.wait(&mut Vec::new(), Some(FAREWELL))
+        });
+        if let Err(error) = end {
+            tracing::debug!(%error, "the model is not waited for");
+        }
+    }
+
     /// Waits until the model has ended, is to be ended, or all is to end.
     fn watch(&self, child: &mut Child) -> Result<Over> {
         let epoll = Epoll::new()?;
@@ -128,6 +161,7 @@ impl Charge {
         epoll.add(self.stop.as_fd(), STOP, Interest::Read)?;
         epoll.add(self.kill.as_fd(), KILL, Interest::Read)?;
         epoll.add(&ended, ENDED, Interest::Read)?;
+        epoll.add(self.replace.as_fd(), REPLACE, Interest::Read)?;
         self.wait(&epoll, None)
     }
 
@@ -139,6 +173,10 @@ impl Charge {
             epoll.wait(&mut ready, left)?;
             if ready.iter().any(|event| event.key == STOP) {
                 return Ok(Over::Stop);
+            }
+            if ready.iter().any(|event| event.key == REPLACE) {
+                self.replace.drain();
+                return Ok(Over::Replace);
             }
             if !ready.is_empty() {
                 self.kill.drain();
@@ -154,3 +192,4 @@ impl Charge {
 const STOP: u64 = 0;
 const KILL: u64 = 1;
 const ENDED: u64 = 2;
+const REPLACE: u64 = 3;
