@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use rustix::process::Signal;
 
 use crate::cards;
 use crate::daemon::Daemon;
@@ -20,11 +21,26 @@ type Body = fn(&Lab) -> Result<()>;
 /// The DMA engine.
 const DMA: &str = include_str!("../../examples/dma/verilog/dma.sv");
 
+/// The same by descriptors, and by packets.
+const STREAMS: &str = include_str!("../../examples/dma/verilog/dma_streams.sv");
+const PCIE: &str = include_str!("../../examples/dma/verilog/dma_pcie.sv");
+
 /// The rows; `all` of them, or those that are run each time.
 pub fn cases(all: bool) -> Vec<Case> {
-    let mut rows: Vec<(&str, Body)> = vec![("guest 6.12, dma engine in verilog", dma)];
+    let mut rows: Vec<(&str, Body)> = vec![
+        ("guest 6.12, dma engine in verilog", dma),
+        ("guest 6.12, verilog that is edited meanwhile", edited),
+        ("guest 6.12, virtio rng whose data path is verilog", rng),
+        ("guest 6.12, a sorting accelerator in verilog", sort),
+        ("guest 6.12, dma engine in verilog by descriptors and streams", streams),
+        ("guest 6.12, dma engine in verilog by xilinx's pcie streams", pcie),
+    ];
     if all {
+        rows.push(("guest 6.12, dma engine in verilog, vfio and each kind of interrupt", dma_vfio));
         rows.push(("guest 6.12, dma engine in verilog, memory by messages", dma_unshared));
+        rows.push(("guest 6.12, dma engine in verilog, slow memory, paced clock", dma_slow));
+        rows.push(("guest 6.12, dma engine in verilog by pcie streams, 64 bits", pcie_narrow));
+        rows.push(("guest 6.12, dma engine in verilog by descriptors, 8 bits, slow", streams_slow));
     }
     rows.into_iter().map(|(name, body)| Case::new(name, LIMIT, body)).collect()
 }
@@ -77,4 +93,98 @@ fn dma_unshared(lab: &Lab) -> Result<()> {
     let mut guest = card.plug(plan(lab)?.without_shared_memory()).boot()?;
     guest.shell.run("dma sysfs 100")?;
     card.is_well()
+}
+
+/// Sorts pages that the guest's program fills, and checks.
+fn sort(lab: &Lab) -> Result<()> {
+    lab.write("axi_dma.sv", include_bytes!("../../examples/sort/axi_dma.sv"))?;
+    let dma = lab.path("axi_dma.sv");
+    let source = include_str!("../../examples/sort/sort.sv");
+    let mut card = Card::start(lab, "sort", source, &[&dma.to_string_lossy()])?;
+    let program = cards::driver(lab, "sorter", include_str!("../../guest/sort.c"))?;
+    let mut guest = card.plug(Guest::plan(lab, "6.12").own_program(&program)?).boot()?;
+    guest.shell.run("sorter 50")?;
+    card.is_well()
+}
+
+/// The guest's own driver of virtio-rng, and an engine that knows nothing of virtio.
+fn rng(lab: &Lab) -> Result<()> {
+    let mut card = Card::start(lab, "rng", include_str!("../../examples/rng/rng.sv"), &[])?;
+    let mut guest = card.plug(Guest::plan(lab, "6.12")).boot()?;
+    guest.shell.run(include_str!("../../guest/rng.sh"))?;
+    card.is_well()
+}
+
+fn streams(lab: &Lab) -> Result<()> {
+    engine(lab, "dma_streams", STREAMS, &[], 300)
+}
+
+fn streams_slow(lab: &Lab) -> Result<()> {
+    let slow = ["-G", "WIDTH=8", "--set", "latency=20", "--set", "stalls=30"];
+    engine(lab, "dma_streams", STREAMS, &slow, 100)
+}
+
+fn pcie(lab: &Lab) -> Result<()> {
+    engine(lab, "dma_pcie", PCIE, &["-G", "WIDTH=256"], 300)
+}
+
+fn pcie_narrow(lab: &Lab) -> Result<()> {
+    let slow = ["-G", "WIDTH=64", "--set", "latency=20", "--set", "stalls=30"];
+    engine(lab, "dma_pcie", PCIE, &slow, 100)
+}
+
+/// An engine with the same registers and another way to host memory.
+fn engine(lab: &Lab, top: &str, source: &str, options: &[&str], copies: u32) -> Result<()> {
+    let mut card = Card::start(lab, top, source, options)?;
+    let mut guest = card.plug(plan(lab)?).boot()?;
+    guest.shell.run(&format!("dma sysfs {copies}"))?;
+    card.is_well()
+}
+
+fn dma_vfio(lab: &Lab) -> Result<()> {
+    let mut card = Card::start(lab, "dma", DMA, &["-G", "WIDTH=512"])?;
+    let iommu = plan(lab)?.device("intel-iommu,caching-mode=on,intremap=off");
+    let modules = iommu.module("vfio_iommu_type1").module("vfio_pci").append("intel_iommu=on");
+    let mut guest = card.plug(modules).boot()?;
+    guest.shell.run_within(LIMIT, include_str!("../../guest/dma-vfio.sh"))?;
+    card.is_well()
+}
+
+/// Host memory that answers late and stalls at random cycles: what was right stays right.
+fn dma_slow(lab: &Lab) -> Result<()> {
+    let slow = ["--set", "latency=40", "--set", "stalls=60", "--clock", "paced:20M"];
+    let mut card = Card::start(lab, "dma", DMA, &slow)?;
+    let mut guest = card.plug(plan(lab)?).boot()?;
+    guest.shell.run("dma sysfs 300")?;
+    card.is_well()
+}
+
+/// A source is edited, wrongly edited, and edited again while a guest uses the card.
+fn edited(lab: &Lab) -> Result<()> {
+    let source = include_str!("../models/version.sv");
+    let wave = lab.path("version.vcd");
+    let options = ["--watch", "--wave", &wave.to_string_lossy()];
+    let mut card = Card::start(lab, "version", source, &options)?;
+    let plan = Guest::plan(lab, "6.12").own_program(&cards::driver(lab, "poke", cards::POKE)?)?;
+    let mut guest = card.plug(plan).boot()?;
+    guest.shell.run("poke 1234:0e01 w 4 0x77")?;
+    let asked = guest.shell.run("poke 1234:0e01 r 0 r 4")?;
+    ensure!(asked.trim() == "0x1\n0x77", "the first version says {asked:?}");
+    let edit = |text: &str| lab.write("version.sv", source.replace("32'd1", text).as_bytes());
+    edit("32'd2 +")?;
+    card.viaduct.prints("the old simulation goes on")?;
+    edit("32'd3")?;
+    let end = lab.deadline();
+    let is_new = |viaduct: &Daemon| viaduct.printed().matches("is here").count() == 2;
+    card.viaduct.until("serve the new version", end, is_new)?;
+    let asked = guest.shell.run("poke 1234:0e01 r 0 r 4")?;
+    ensure!(asked.trim() == "0x3\n0", "the third version says {asked:?}");
+    card.is_well()?;
+    // Ended in good order, it leaves a whole waveform.
+    card.viaduct.signal(Signal::TERM)?;
+    card.viaduct.succeeds()?;
+    let wave = std::fs::read_to_string(&wave)?;
+    let three = format!("b{:032b} ", 3);
+    ensure!(wave.contains("s_axi_rdata") && wave.contains(&three), "the waveform has no such read");
+    Ok(())
 }

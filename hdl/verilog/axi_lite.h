@@ -22,6 +22,7 @@ public:
     static constexpr unsigned WIDTH = Wires::DATA_BITS / 8;
 
     bool is_busy() const { return state != IDLE; }
+    bool has_accesses() const { return is_busy(); }
 
     void push(Access &&access)
     {

@@ -49,14 +49,18 @@ public:
 
     static constexpr unsigned WIDTH = Wires::DATA_BITS / 8;
 
-    bool is_busy() const { return read_head != read_tail || write_head != write_tail; }
+    // Also while the design waits to be let in: then it stands still, but not for long.
+    bool is_busy() const
+    {
+        return is_asked || read_head != read_tail || write_head != write_tail;
+    }
 
     void clear()
     {
         // Ends of transfers that were begun are not told after a reset.
         read_head = read_tail = read_beat = 0;
         write_head = write_tail = write_filled = 0;
-        is_shown = is_answered = false;
+        is_shown = is_answered = is_asked = false;
         is_changed = true;
     }
 
@@ -83,6 +87,7 @@ public:
 
     void sample()
     {
+        is_asked = w.arvalid() || w.awvalid();
         if (is_ar_ready && w.arvalid())
             take_read();
         if (is_w_ready && w.wvalid())
@@ -285,7 +290,7 @@ private:
     Wires w;
     viaduct_device *dev;
     const Pace &pace;
-    bool is_changed = true, is_warned = false;
+    bool is_changed = true, is_warned = false, is_asked = false;
     bool is_ar_ready = false, is_aw_ready = false, is_w_ready = false;
     bool is_shown = false, is_answered = false;
     // Counters that only grow: head is the oldest, tail the next to come.

@@ -1,7 +1,7 @@
 // A design as a model behind a port: its clock, and the loop that serves both.
 //
-// A cycle has two halves. In the first, with the clock low, inputs are driven and outputs settle; what
-// is true on both sides then is what happens at the rising edge, which is the second half.
+// A cycle has two halves. In the first, with the clock low, inputs are driven and outputs settle;
+// what is true on both sides then is what happens at the rising edge, which is the second half.
 //
 //     clk      ________|~~~~~~~~|________|~~~~~~~~
 //              drive    edge     drive    edge

@@ -2,6 +2,7 @@
 
 mod block;
 mod busy;
+mod cosim;
 mod growth;
 mod idle;
 mod limits;
@@ -73,6 +74,11 @@ pub const GROUPS: &[Group] = &[
         name: "busy",
         about: "System calls and allocations of a request while there is always another one.",
         run: busy::run,
+    },
+    Group {
+        name: "cosim",
+        about: "A DMA engine in Verilog, simulated by Verilator behind a port.",
+        run: cosim::run,
     },
     Group {
         name: "growth",

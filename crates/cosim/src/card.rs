@@ -65,6 +65,8 @@ pub struct Card {
     pub bars: [Option<Bar>; 6],
     /// The interrupts.
     pub interrupts: Interrupts,
+    /// Type of the virtio device whose data path the design is, if it is one.
+    pub virtio: Option<u16>,
     /// Cycles that host memory takes to answer a simulation, at least.
     pub latency: u32,
     /// Percent of the cycles in which host memory takes and gives nothing.
@@ -81,6 +83,7 @@ impl Default for Card {
             conventional: false,
             bars: [None; 6],
             interrupts: Interrupts::default(),
+            virtio: None,
             latency: 0,
             stalls: 0,
         }
@@ -98,6 +101,7 @@ pub const CARD_SETTINGS: &str =
   msi=N                   vectors, a power of two up to 32
   msix=N[,BAR:TABLE:PBA]  vectors; the places, hexadecimal (half and three quarters up BAR 0)
   conventional=on         PCI without PCI Express
+  virtio=TYPE             is the data path of a virtio device: net, blk, console, rng, or a number
   latency=CYCLES          that host memory takes to answer, at least (0)
   stalls=PERCENT          of the cycles in which host memory takes and gives nothing (0)";
 
@@ -117,6 +121,9 @@ impl Card {
             }
             seen.push(key);
             card.set(key, value).map_err(|why| fault(&why))?;
+        }
+        if let Some(kind) = card.virtio {
+            card.become_virtio(kind, &seen);
         }
         if card.bars.iter().all(Option::is_none) {
             card.bars[0] = parse_bar("4K").ok();
@@ -140,6 +147,7 @@ impl Card {
                 self.interrupts.msi = count;
             }
             "msix" => self.set_msix(value)?,
+            "virtio" => self.virtio = Some(virtio_type(value)?),
             "latency" => self.latency = value.parse().map_err(|_| "not a number")?,
             "stalls" => {
                 let percent = value.parse().ok().filter(|percent| *percent < 100);
@@ -152,6 +160,27 @@ impl Card {
             }
         }
         Ok(())
+    }
+
+    /// What a virtio device is unless something else was said (VIRTIO 1.2, 4.1.2).
+    fn become_virtio(&mut self, kind: u16, said: &[&str]) {
+        let is_said = |key| said.contains(&key);
+        if !is_said("id") {
+            self.id = (0x1af4, 0x1040 + kind);
+        }
+        if !is_said("class") {
+            self.class = match kind {
+                1 => 0x02_0000,
+                2 => 0x01_0000,
+                3 => 0x07_8000,
+                _ => 0x00_ff00,
+            };
+        }
+        if !is_said("revision") {
+            self.revision = 1;
+        }
+        self.bars[0] = Some(Bar { kind: BarKind::Memory64, prefetchable: false, size: 32 << 10 });
+        self.interrupts = Interrupts { intx: true, msi: 0, msix: 2, msix_place: None };
     }
 
     fn set_msix(&mut self, value: &str) -> Result<(), String> {
@@ -236,6 +265,9 @@ impl Card {
             let count = self.interrupts.msix;
             call(format!("msix(dev, {count}, {bar}, 0x{table:x}, 0x{pending:x})"));
         }
+        if self.virtio.is_some() {
+            lines += &virtio_capabilities();
+        }
         let (vendor, device) = self.id;
         let name: String =
             name.chars().filter(|c| c.is_ascii_graphic() && !"\"\\".contains(*c)).collect();
@@ -257,6 +289,44 @@ pub fn settings_in(source: &str) -> impl Iterator<Item = &str> {
         let said = comment.and_then(|text| text.trim_start().strip_prefix("viaduct:"));
         said.unwrap_or_default().split_whitespace()
     })
+}
+
+fn virtio_type(text: &str) -> Result<u16, String> {
+    Ok(match text {
+        "net" => 1,
+        "blk" => 2,
+        "console" => 3,
+        "rng" => 4,
+        _ => text.parse().ok().filter(|n| *n < 64).ok_or("no such type of device")?,
+    })
+}
+
+/// C code that adds the capabilities of virtio (VIRTIO 1.2, 4.1.4): what is where in BAR 0.
+fn virtio_capabilities() -> String {
+    // Type, offset, length: common configuration, doorbells, interrupt status, device's own.
+    let structures = [(1, 0, 56), (2, 0x3000, 4), (3, 0x1000, 1), (4, 0x2000, 0x1000)];
+    let mut text = String::new();
+    for (kind, offset, len) in structures {
+        let is_notify = kind == 2;
+        let size: u8 = if is_notify { 20 } else { 16 };
+        let mut body = vec![size, kind, 0, 0, 0, 0];
+        body.extend(u32::to_le_bytes(offset));
+        body.extend(u32::to_le_bytes(len));
+        if is_notify {
+            // All queues ring at one address.
+            body.extend(u32::to_le_bytes(0));
+        }
+        let bytes: Vec<String> = body.iter().map(u8::to_string).collect();
+        let (count, bytes) = (body.len(), bytes.join(", "));
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            "    {{\n        static const unsigned char body[] = {{{bytes}}};\n        \
+             if (viaduct_add_capability(dev, 9, body, 0, {count}))\n            \
+             return dev;\n    }}\n"
+        );
+    }
+    text
 }
 
 fn parse_ids(text: &str) -> Result<(u16, u16), String> {

@@ -59,7 +59,7 @@ pub fn slaves(ports: &mut Ports<'_>, card: &Card) -> Result<Vec<Part>, CosimErro
         tie(ports, &prefix);
         width(&mut wires, &prefix, bits, 32..=512)?;
         let bar = bars.remove(place);
-        parts.push(Part { bar: Some(bar), ..part("AxiLite", "axi_lite.h", wires, "") });
+        parts.push(Part { bars: vec![bar], ..part("AxiLite", "axi_lite.h", wires, "") });
     }
     Ok(parts)
 }

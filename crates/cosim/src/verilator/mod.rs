@@ -5,8 +5,10 @@
 //! the simulation, and linked with the runtime that was compiled long ago.
 
 mod axi;
+mod descriptors;
 pub mod ports;
 mod runtime;
+mod streams;
 pub mod wiring;
 
 use std::fs;
@@ -25,10 +27,14 @@ pub const HARNESS: &[(&str, &str)] = &[
     ("access.h", include_str!("../../../../hdl/verilog/access.h")),
     ("axi_lite.h", include_str!("../../../../hdl/verilog/axi_lite.h")),
     ("axi_memory.h", include_str!("../../../../hdl/verilog/axi_memory.h")),
+    ("descriptors.h", include_str!("../../../../hdl/verilog/descriptors.h")),
     ("bits.h", include_str!("../../../../hdl/verilog/bits.h")),
     ("harness.cpp", include_str!("../../../../hdl/verilog/harness.cpp")),
     ("interrupts.h", include_str!("../../../../hdl/verilog/interrupts.h")),
     ("pace.h", include_str!("../../../../hdl/verilog/pace.h")),
+    ("packets.h", include_str!("../../../../hdl/verilog/packets.h")),
+    ("xilinx.h", include_str!("../../../../hdl/verilog/xilinx.h")),
+    ("virtio.h", include_str!("../../../../hdl/verilog/virtio.h")),
     ("wave.h", include_str!("../../../../hdl/verilog/wave.h")),
     ("viaduct.h", HEADER),
 ];

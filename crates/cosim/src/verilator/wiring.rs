@@ -4,7 +4,9 @@
 use std::fmt::Write as _;
 
 use super::axi;
+use super::descriptors;
 use super::ports::{Port, Way};
+use super::streams;
 use crate::{Card, CosimError};
 
 /// What stands between ports of the design and the rest of the simulation.
@@ -17,8 +19,8 @@ pub struct Part {
     pub wires: String,
     /// What its constructor gets beside the wires.
     pub arguments: &'static str,
-    /// The BAR whose accesses it takes.
-    pub bar: Option<usize>,
+    /// The BARs whose accesses it takes.
+    pub bars: Vec<usize>,
 }
 
 /// The ports, and which of them are spoken for.
@@ -87,8 +89,13 @@ pub fn write(all: &[Port], card: &Card) -> Result<String, CosimError> {
     if clocks.is_empty() {
         return Err(CosimError::Design(format!("no clock: {}", listed(all))));
     }
-    let mut parts = axi::slaves(&mut ports, card)?;
+    let mut parts = match card.virtio {
+        Some(_) => vec![streams::virtio(&mut ports)?],
+        None => axi::slaves(&mut ports, card)?,
+    };
+    parts.extend(streams::xilinx(&mut ports, card)?);
     parts.extend(axi::masters(&mut ports)?);
+    parts.extend(descriptors::engines(&mut ports)?);
     if parts.is_empty() {
         let why = "no bus that is known: ports such as s_axil_awvalid or m_axi_arvalid";
         return Err(CosimError::Design(format!("{why}; {}", listed(all))));
@@ -109,7 +116,8 @@ fn listed(all: &[Port]) -> String {
 }
 
 /// Names under which interrupts are known.
-const INTERRUPTS: &[&str] = &["irq", "interrupt", "intr", "msix", "msi", "usr_irq", "intx_msi"];
+const INTERRUPTS: &[&str] =
+    &["irq", "interrupt", "intr", "msix", "msi", "usr_irq", "intx_msi", "cfg_interrupt_msi"];
 
 fn interrupts(ports: &mut Ports<'_>) -> Vec<Part> {
     let mut parts = Vec::new();
@@ -121,8 +129,8 @@ fn interrupts(ports: &mut Ports<'_>) -> Vec<Part> {
         if let Some(level) = any(&["", "_o", "_out"], Way::Out) {
             accessor(&mut wires, "irq", Some(level), "");
             parts.push(part("InterruptLevels", "interrupts.h", wires, ", dev"));
-        } else if let Some(request) = any(&["_req", "_request", "_valid"], Way::Out) {
-            let ack = any(&["_ack", "_grant", "_ready"], Way::In);
+        } else if let Some(request) = any(&["_req", "_request", "_valid", "_int"], Way::Out) {
+            let ack = any(&["_ack", "_grant", "_ready", "_sent"], Way::In);
             let vector = any(&["_vector", "_num", "_number", "_data"], Way::Out);
             accessor(&mut wires, "request", Some(request), "");
             accessor(&mut wires, "ack", ack, "Nothing ack() { return {}; }");
@@ -144,7 +152,7 @@ pub fn part(
     wires: String,
     arguments: &'static str,
 ) -> Part {
-    Part { kind, header, wires, arguments, bar: None }
+    Part { kind, header, wires, arguments, bars: Vec::new() }
 }
 
 fn render(parts: &[Part], clocks: &[String], high: &[String], low: &[String]) -> String {
@@ -196,13 +204,81 @@ fn accesses(parts: &[Part]) -> String {
         "    // Whether some part has taken it.\n    bool push(Access &&access)\n    {\n        \
          switch (access.bar) {\n",
     );
-    let takers = || parts.iter().enumerate().filter_map(|(n, part)| Some((n, part.bar?)));
-    for (n, bar) in takers() {
+    let takers = || parts.iter().enumerate().filter(|(_, part)| !part.bars.is_empty());
+    let each = || takers().flat_map(|(n, part)| part.bars.iter().map(move |bar| (n, bar)));
+    for (n, bar) in each() {
         let _ = writeln!(text, "        case {bar}: part{n}.push(std::move(access)); return true;");
     }
     text += "        default: return false;\n        }\n    }\n\n";
-    let busy: Vec<String> = takers().map(|(n, _)| format!("part{n}.is_busy()")).collect();
+    let busy: Vec<String> = takers().map(|(n, _)| format!("part{n}.has_accesses()")).collect();
     let busy = if busy.is_empty() { "false".to_owned() } else { busy.join(" || ") };
     let _ = writeln!(text, "    bool has_accesses() const {{ return {busy}; }}\n");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ports, as `>clk:1 <irq:1`.
+    fn ports(text: &str) -> Vec<Port> {
+        let port = |word: &str| {
+            let way = if word.starts_with('>') { Way::In } else { Way::Out };
+            let (name, bits) = word[1..].split_once(':').unwrap();
+            Port { name: name.to_owned(), way, bits: bits.parse().unwrap() }
+        };
+        text.split_whitespace().map(port).collect()
+    }
+
+    const SLAVE: &str = ">clk:1 >rst_n:1 >S_AXI_AWVALID:1 >S_AXI_AWADDR:12 >S_AXI_WVALID:1 \
+                         >S_AXI_WDATA:32 >S_AXI_BREADY:1 >S_AXI_ARVALID:1 >S_AXI_ARADDR:12 \
+                         >S_AXI_RREADY:1 <S_AXI_AWREADY:1 <S_AXI_WREADY:1 <S_AXI_BVALID:1 \
+                         <S_AXI_ARREADY:1 <S_AXI_RVALID:1 <S_AXI_RDATA:32";
+
+    #[test]
+    fn a_slave_in_capitals_takes_a_bar() {
+        let text = write(&ports(SLAVE), &Card::new(["bar2=4K"]).unwrap()).unwrap();
+        assert!(text.contains("AxiLite<Wires0> part0;"), "{text}");
+        assert!(text.contains("case 2: part0.push"), "{text}");
+        assert!(text.contains("auto &awvalid() { return m.S_AXI_AWVALID; }"), "{text}");
+        assert!(text.contains("Nothing wstrb()"), "{text}");
+        assert!(text.contains("m.rst_n = !on;"), "{text}");
+    }
+
+    #[test]
+    fn what_is_missing_is_told_by_name() {
+        let fault = |text: &str| {
+            let error = write(&ports(text), &Card::new(["bar0=4K"]).unwrap()).err();
+            error.map(|error| error.to_string()).unwrap_or_default()
+        };
+        let without = SLAVE.replace("<S_AXI_RDATA:32", "");
+        assert_eq!(fault(&without), "the bus s_axi_* has no s_axi_rdata");
+        assert_eq!(
+            fault(">clk:1 <led:8").split(';').next(),
+            Some("no bus that is known: ports such as s_axil_awvalid or m_axi_arvalid")
+        );
+    }
+
+    #[test]
+    fn a_master_may_only_read_and_has_a_width_that_is_known() {
+        let master = "<m_arvalid:1 <m_araddr:64 <m_rready:1 >m_arready:1 >m_rvalid:1 >m_rdata:48";
+        let card = Card::new(["bar0=4K"]).unwrap();
+        let error = write(&ports(&format!("{SLAVE} {master}")), &card).unwrap_err().to_string();
+        assert_eq!(error, "the bus m_* is 48 bits wide: 32, 64, 128, 256 or 512");
+        let master = master.replace("48", "128");
+        let text = write(&ports(&format!("{SLAVE} {master} <irq:1")), &card).unwrap();
+        assert!(text.contains("AxiMemory<Wires1> part1;"), "{text}");
+        assert!(text.contains("uint64_t awvalid() { return 0; }"), "{text}");
+        assert!(text.contains("uint64_t arsize() { return 4; }"), "{text}");
+        assert!(text.contains("InterruptLevels<Wires2> part2;"), "{text}");
+    }
+
+    #[test]
+    fn a_virtio_data_path_is_a_stream() {
+        let card = Card::new(["virtio=rng"]).unwrap();
+        let all = ">clk:1 <m_axis_tvalid:1 <m_axis_tdata:64 >m_axis_tready:1";
+        let text = write(&ports(all), &card).unwrap();
+        assert!(text.contains("Virtio<Wires0> part0;"), "{text}");
+        assert!(text.contains("HAS_M = true") && text.contains("HAS_S = false"), "{text}");
+    }
 }
