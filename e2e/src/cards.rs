@@ -116,15 +116,20 @@ pub(crate) fn driver(lab: &Lab, name: &str, source: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-fn leds(lab: &Lab) -> Result<()> {
-    lab.write("led.py", include_bytes!("../../examples/led/led.py"))?;
+/// A card whose model is a program in Python.
+pub(crate) fn python(lab: &Lab, name: &str, model: &[u8]) -> Result<Card> {
+    lab.write(name, model)?;
     std::fs::create_dir(lab.path("viaduct")).context("make a folder")?;
     let module = include_bytes!("../../python/viaduct/__init__.py");
     lab.write("viaduct/__init__.py", module)?;
-    let python = format!("python3 {}", lab.path("led.py").display());
+    let python = format!("python3 {}", lab.path(name).display());
     let library = built(lab, "libviaduct.so")?;
     let settings = [("VIADUCT_LIBRARY", library)];
-    let mut card = Card::command(lab, &python, &[], &settings)?;
+    Card::command(lab, &python, &[], &settings)
+}
+
+fn leds(lab: &Lab) -> Result<()> {
+    let mut card = python(lab, "led.py", include_bytes!("../../examples/led/led.py"))?;
     let plan = Guest::plan(lab, "6.12").own_program(&driver(lab, "poke", POKE)?)?;
     let mut guest = card.plug(plan).boot()?;
     guest.shell.run(include_str!("../../guest/leds.sh"))?;
@@ -198,6 +203,13 @@ impl Card {
         let mut viaduct = lab.start("viaduct", command)?;
         viaduct.listens_at(&socket)?;
         Ok(Card { viaduct, socket })
+    }
+
+    /// Kills the model and waits until it is back.
+    pub(crate) fn restart_model(&mut self) -> Result<()> {
+        let before = attached(&self.viaduct);
+        signal(child_of(self.viaduct.id())?, "KILL")?;
+        wait_until(self, |card| attached(&card.viaduct) > before)
     }
 
     pub(crate) fn plug<'l>(&self, plan: Plan<'l>) -> Plan<'l> {

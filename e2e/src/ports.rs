@@ -26,7 +26,9 @@ pub fn cases(all: bool) -> Vec<Case> {
     type Body = fn(&Lab) -> Result<()>;
     let usual: &[(&str, Body)] = &[
         ("guest 6.12, a serial port in c with the kernel's own driver", uart),
+        ("guest 6.12, a card in python whose memory the machine maps", window),
         ("guest 6.12, a card is recorded and replayed", replayed),
+        ("guest 6.12, four vectors of msi", vectors),
         ("two guests 6.12, eight cards of one process", eight),
         ("guest 6.12, a card is unplugged and plugged in again", |lab| replugged(lab, 4)),
     ];
@@ -49,6 +51,20 @@ fn uart(lab: &Lab) -> Result<()> {
     let mut guest = card.plug(plan).boot()?;
     guest.shell.run(include_str!("../../guest/uart.sh"))?;
     card.viaduct.prints("line 99 of many")?;
+    card.viaduct.is_alive()
+}
+
+/// Memory of a card that the machine maps: no access reaches the model, and what is there stays
+/// when the model goes.
+fn window(lab: &Lab) -> Result<()> {
+    let model = include_bytes!("../../examples/window/window.py");
+    let mut card = cards::python(lab, "window.py", model)?;
+    let program = cards::driver(lab, "window", include_str!("../../guest/window.c"))?;
+    let mut guest = card.plug(Guest::plan(lab, "6.12").own_program(&program)?).boot()?;
+    guest.shell.run("window fill")?;
+    card.restart_model()?;
+    guest.shell.run("window again")?;
+    guest.qemu.is_alive()?;
     card.viaduct.is_alive()
 }
 
@@ -155,6 +171,26 @@ fn eight(lab: &Lab) -> Result<()> {
 fn card(more: &str, n: usize, socket: &Path) -> String {
     let socket = format!(r#"{{"type":"unix","path":{socket:?}}}"#);
     format!(r#"{{"driver":"vfio-user-pci",{more}"bus":"rp{n}","socket":{socket}}}"#)
+}
+
+/// The engine with four vectors of MSI. They need an IOMMU that remaps interrupts.
+fn vectors(lab: &Lab) -> Result<()> {
+    let source = ENGINE.replace("viaduct_set_msi(dev, 1);", "viaduct_set_msi(dev, 4);").replace(
+        "viaduct_interrupt(engine->dev, 0);",
+        "viaduct_msi(engine->dev, get(engine, COUNT, 4) % 4);",
+    );
+    ensure!(source.contains("% 4"), "the engine interrupts in other words");
+    let program = cards::compile(lab, "dma-vectors", &source)?;
+    let mut card = Card::command(lab, &program.to_string_lossy(), &[], &[])?;
+    lab.write("guest-dma.c", DRIVER.as_bytes())?;
+    let program = cards::driver(lab, "vectors", include_str!("../../guest/vectors.c"))?;
+    let plan = Guest::plan(lab, "6.12").own_program(&program)?.machine("q35,kernel-irqchip=split");
+    let plan = plan.device("intel-iommu,caching-mode=on,intremap=on").append("intel_iommu=on");
+    let plan = plan.module("vfio_iommu_type1").module("vfio_pci");
+    let mut guest = card.plug(plan).boot()?;
+    let printed = guest.shell.run(include_str!("../../guest/vectors.sh"))?;
+    ensure!(printed.contains("12 interrupts by 4 vectors"), "{printed}");
+    card.viaduct.is_alive()
 }
 
 /// A card that is pulled out of the running machine and plugged in again. QEMU 11.1 aborts when

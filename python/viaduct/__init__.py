@@ -50,6 +50,7 @@ def _load():
     arguments = {
         "free": [pointer], "set_class": [pointer, ctypes.c_uint32, ctypes.c_uint8],
         "set_conventional": [pointer], "set_bar": [pointer, number, ctypes.c_int, wide],
+        "set_bar_memory": [pointer, number, wide, wide], "bar_memory": [pointer, number],
         "set_intx": [pointer], "set_msi": [pointer, number],
         "set_msix": [pointer, number, number, ctypes.c_uint32, ctypes.c_uint32],
         "set_handlers": [pointer, ctypes.POINTER(_Handlers), pointer], "connect": [pointer, text],
@@ -65,7 +66,7 @@ def _load():
     for name, kinds in arguments.items():
         getattr(library, "viaduct_" + name).argtypes = kinds
     library.viaduct_new.argtypes = [text, ctypes.c_uint16, ctypes.c_uint16]
-    library.viaduct_new.restype = pointer
+    library.viaduct_new.restype = library.viaduct_bar_memory.restype = pointer
     library.viaduct_error.argtypes = [pointer]
     library.viaduct_error.restype = text
     library.viaduct_free.restype = library.viaduct_stop.restype = None
@@ -93,6 +94,8 @@ class Device:
 
     vendor, device, class_code, revision = 0x1234, 0xffff, 0xff0000, 0
     bars = {}
+    bar_memory = {}
+    """Parts of bars that are memory which the machine maps: index to (offset, size)."""
     intx, msi, msix = False, 0, None
     """`msix` is (vectors, bar, offset of the table, offset of the pending bits)."""
 
@@ -106,6 +109,13 @@ class Device:
     def reset(self, is_function_level):
         """Everything is to be as after power-on."""
 
+    def memory(self, bar):
+        """All of a bar with memory, as a view that can be written; once it is served."""
+        address = self._library.viaduct_bar_memory(self._device, bar)
+        if not address:
+            raise ValueError(f"bar {bar} has no memory")
+        return memoryview((ctypes.c_uint8 * self.bars[bar][1]).from_address(address)).cast("B")
+
     def __init__(self):
         self._library = _load()
         name = type(self).__name__.encode()
@@ -116,6 +126,8 @@ class Device:
         self._call("set_class", self.class_code, self.revision)
         for index, (kind, size) in self.bars.items():
             self._call("set_bar", index, kind, size)
+        for index, (offset, size) in self.bar_memory.items():
+            self._call("set_bar_memory", index, offset, size)
         if self.intx:
             self._call("set_intx")
         if self.msi:

@@ -100,6 +100,12 @@ impl Description {
         self
     }
 
+    /// What BAR `index` is, if there can be one.
+    #[must_use]
+    pub fn bar_layout(&self, index: usize) -> Option<&BarLayout> {
+        self.layout.bars.get(index)
+    }
+
     /// An INTx pin.
     #[must_use]
     pub fn intx(mut self) -> Self {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mem::AddressSpace;
+use mem::{AddressSpace, Mapping};
 
 use crate::Interrupts;
 
@@ -14,6 +14,7 @@ pub struct HostPort {
     /// Interrupts towards the host.
     pub interrupts: Arc<Interrupts>,
     settled: Arc<AtomicBool>,
+    bars: Arc<[Option<Arc<Mapping>>; 6]>,
 }
 
 impl HostPort {
@@ -24,7 +25,22 @@ impl HostPort {
             memory: Arc::new(AddressSpace::default()),
             interrupts: Arc::new(interrupts),
             settled: Arc::new(AtomicBool::new(true)),
+            bars: Arc::default(),
         }
+    }
+
+    /// The same with memory behind BARs.
+    #[must_use]
+    pub fn with_bars(mut self, bars: [Option<Arc<Mapping>>; 6]) -> Self {
+        self.bars = Arc::new(bars);
+        self
+    }
+
+    /// The memory behind BAR `index`, if there is any: its first byte is the BAR's. The machine
+    /// reads and writes it at any time.
+    #[must_use]
+    pub fn bar(&self, index: usize) -> Option<&Arc<Mapping>> {
+        self.bars.get(index)?.as_ref()
     }
 
     /// Whether it is known how each region of memory is to be reached. While it is being found out,

@@ -8,6 +8,12 @@ use crate::config::Msix;
 /// Largest BAR: what 64-bit firmware places without trouble.
 pub const MAX_BAR_BYTES: u64 = 1 << 36;
 
+/// Largest BAR with memory behind it: all of it is mapped into this process.
+pub const MAX_MAPPED_BYTES: u64 = 1 << 30;
+
+/// What memory is mapped in.
+const PAGE: u64 = 4096;
+
 /// Most parts of one BAR that can be mapped: what one region info message holds.
 pub const MAX_MAPPABLE: usize = wire::vfio_user::MAX_SPARSE_AREAS;
 
@@ -56,6 +62,18 @@ pub struct Mappable {
     pub offset: u64,
     /// Offset and size in bytes of the parts that may be mapped; empty for the whole BAR.
     pub areas: Vec<(u64, u64)>,
+}
+
+impl Mappable {
+    /// The parts `areas` of `memory`, whose first byte is the BAR's.
+    ///
+    /// # Errors
+    /// The system is out of file descriptors.
+    pub fn new(memory: &mem::Mapping, areas: Vec<(u64, u64)>) -> Result<Self, mem::MemoryError> {
+        let (file, offset) = memory.file().ok_or(mem::MemoryError::Overflow)?;
+        let file = file.try_clone_to_owned().map_err(|_| mem::MemoryError::TooManyMappings)?;
+        Ok(Self { file: Arc::new(file), offset, areas })
+    }
 }
 
 /// How a function can interrupt.
@@ -110,6 +128,25 @@ impl BarLayout {
     #[must_use]
     pub fn memory32(size: u64) -> Self {
         Self { kind: BarKind::Memory32 { prefetchable: false }, size, mappable: None }
+    }
+
+    /// The same with `len` bytes of memory from `at` on, whole pages, that a virtual machine maps.
+    /// The function finds them by [`HostPort::bar`](crate::HostPort::bar): where it is a model
+    /// behind a port, the port's, which are still there when the model comes back.
+    ///
+    /// # Errors
+    /// The system has no memory, or the part is none of the BAR.
+    pub fn mapped(mut self, at: u64, len: u64) -> Result<Self, mem::MemoryError> {
+        let end = at.checked_add(len).filter(|end| *end <= self.size);
+        let whole = at.is_multiple_of(PAGE) && len.is_multiple_of(PAGE) && len > 0;
+        if end.is_none() || !whole || self.size > MAX_MAPPED_BYTES {
+            return Err(mem::MemoryError::BadTable { offset: at });
+        }
+        let memory = mem::Mapping::new_memfd("viaduct-bar", self.size as usize)?;
+        // All of it needs no list of parts.
+        let areas = if len == self.size { Vec::new() } else { vec![(at, len)] };
+        self.mappable = Some(Mappable::new(&memory, areas)?);
+        Ok(self)
     }
 
     /// Prefetchable memory anywhere.

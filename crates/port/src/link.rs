@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use pcie::FunctionLayout;
 use sys::{Connection, EventFd};
 use wire::cosim::{AnswerKind, Message, Record, RequestKind, State, Welcome};
 
@@ -71,14 +72,22 @@ impl Link {
         name: String,
         direct: bool,
         backlog_limit: usize,
+        layout: &FunctionLayout,
     ) -> Result<Self, Lost> {
         let (shared, file, area_len) = Shared::create().map_err(io::Error::other)?;
         let (wake_model, wake_port) = (EventFd::new()?, EventFd::new()?);
-        let fds = vec![
+        let mut fds = vec![
             file,
             wake_model.as_fd().try_clone_to_owned()?,
             wake_port.as_fd().try_clone_to_owned()?,
         ];
+        let mut mapped = 0;
+        for (index, bar) in layout.bars.iter().enumerate() {
+            if let Some(mappable) = &bar.mappable {
+                mapped |= 1 << index;
+                fds.push(mappable.file.try_clone()?);
+            }
+        }
         let mut link = Self {
             socket,
             direct,
@@ -94,7 +103,7 @@ impl Link {
             backlog_limit,
             recorder: None,
         };
-        link.send_message(&Message::Welcome(Welcome { area_len, state: 0 }), fds)?;
+        link.send_message(&Message::Welcome(Welcome { area_len, state: 0, mapped }), fds)?;
         Ok(link)
     }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mem::{Access, Backing, DriverAddress, FileCache, Mapping, MemoryError, MemoryMap, Region};
-use pcie::{BarAddress, CompletionQueue, Function, HostPort, Interrupts, ResetKind, Ticket};
+use pcie::{BarAddress, CompletionQueue, Function, FunctionLayout, HostPort, Interrupts};
+use pcie::{ResetKind, Ticket};
 use sys::{Connection, Epoll, Interest, Received};
 use wire::cosim::{
     AnswerKind, Cosim, MAX_PAYLOAD, MemoryChange, Message, REMOTE_FILE, Record, RegionShape,
@@ -122,17 +123,18 @@ impl Model {
         Message::Hello(Box::new(hello)).encode(&mut bytes);
         socket.send_all(&bytes, &[], MESSAGE_LIMIT)?;
         let mut framer = Framer::new(MAX_PAYLOAD);
-        let (shared, [wake_model, wake_port]) = match next_message(&socket, &mut framer)? {
-            (Message::Welcome(welcome), fds) => enter(welcome, fds)?,
+        let entered = match next_message(&socket, &mut framer)? {
+            (Message::Welcome(welcome), fds) => enter(welcome, fds, &layout)?,
             (Message::Refused(why), _) => return Err(ModelError::Refused(why)),
             _ => return Err(DecodeError::Value { field: "first message", value: 0 }.into()),
         };
+        let (shared, [wake_model, wake_port], bars) = entered;
         let outbound = Arc::new(Outbound::new(shared.clone(), wake_port)?);
         let transfers = Arc::new(Transfers::new(Arc::clone(&outbound)));
         let memory = PortMemory(Arc::clone(&transfers));
         let inbound = Inbound::new(&shared, wake_model, transfers, Arc::clone(&outbound))?;
         let sink: Arc<Outbound> = Arc::clone(&outbound);
-        let host = HostPort::new(Interrupts::towards(layout.interrupts, sink));
+        let host = HostPort::new(Interrupts::towards(layout.interrupts, sink)).with_bars(bars);
         let completions = CompletionQueue::new()?;
         function.connect(host.clone());
         let epoll = Epoll::new()?;
@@ -406,14 +408,28 @@ fn spin_limit() -> Duration {
     if cpus > 2 { worker::MAX_SPIN } else { Duration::ZERO }
 }
 
+/// Memory behind BARs.
+type Bars = [Option<Arc<Mapping>>; 6];
+
 /// What comes with a Welcome.
-fn enter(welcome: Welcome, fds: Vec<OwnedFd>) -> Result<(Shared, [OwnedFd; 2]), ModelError> {
+fn enter(
+    welcome: Welcome,
+    fds: Vec<OwnedFd>,
+    layout: &FunctionLayout,
+) -> Result<(Shared, [OwnedFd; 2], Bars), ModelError> {
     let mut fds = fds.into_iter();
     let (Some(area), Some(wake_model), Some(wake_port)) = (fds.next(), fds.next(), fds.next())
     else {
         return Err(DecodeError::Fds { found: 0, least: 3, most: 3 }.into());
     };
-    Ok((Shared::open(area, welcome.area_len)?, [wake_model, wake_port]))
+    let mut bars = Bars::default();
+    for (index, (place, bar)) in bars.iter_mut().zip(&layout.bars).enumerate() {
+        if welcome.mapped & 1 << index != 0 {
+            let file = fds.next().ok_or(DecodeError::Fds { found: 3, least: 4, most: 9 })?;
+            *place = Some(Mapping::of_file(file, 0, bar.size as usize)?);
+        }
+    }
+    Ok((Shared::open(area, welcome.area_len)?, [wake_model, wake_port], bars))
 }
 
 /// The next message on the socket, which is on its way.

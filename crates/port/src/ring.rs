@@ -34,6 +34,49 @@ pub enum RingError {
     Record(#[from] DecodeError),
 }
 
+/// The full fences by name: a loom test leaves them out one by one and must fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// Producer: what it produced before `asleep`. Partner: `Sleep`.
+    Push,
+    /// Consumer: `asleep` before what was produced.
+    Sleep,
+    /// Consumer: what it consumed before `full`. Partner: `WaitForRoom`.
+    GiveRoom,
+    /// Producer: `full` before what was consumed.
+    WaitForRoom,
+}
+
+impl Fence {
+    #[inline]
+    fn pass(self) {
+        #[cfg(loom)]
+        if model::left_out() == Some(self) {
+            return;
+        }
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// For loom tests.
+#[cfg(loom)]
+pub mod model {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::Fence;
+
+    static LEFT_OUT: Mutex<Option<Fence>> = Mutex::new(None);
+
+    /// Leaves a fence out from now on.
+    pub fn leave_out(fence: Option<Fence>) {
+        *LEFT_OUT.lock().unwrap_or_else(PoisonError::into_inner) = fence;
+    }
+
+    pub(super) fn left_out() -> Option<Fence> {
+        *LEFT_OUT.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Where a ring is.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -135,7 +178,7 @@ impl<K: Kind> Producer<K> {
         // Release: the words before the counter. Pairs with the load in `pop`.
         self.place.control(self.place.control.produced).store(at, Ordering::Release);
         // Pairs with the fence in `sleep`.
-        fence(Ordering::SeqCst);
+        Fence::Push.pass();
         let asleep = self.place.control(self.place.control.asleep);
         let wants = asleep.load(Ordering::Relaxed) != 0 && asleep.swap(0, Ordering::Relaxed) != 0;
         Ok(if wants { Pushed::WantsEvent } else { Pushed::Seen })
@@ -148,7 +191,7 @@ impl<K: Kind> Producer<K> {
     pub fn wait_for_room(&mut self) -> Result<bool, RingError> {
         self.place.control(self.place.control.full).store(1, Ordering::Relaxed);
         // Pairs with the fence in `give_room`.
-        fence(Ordering::SeqCst);
+        Fence::WaitForRoom.pass();
         let before = self.consumed;
         self.refresh()?;
         Ok(self.consumed == before)
@@ -225,7 +268,7 @@ impl<K: Kind> Consumer<K> {
     #[must_use]
     pub fn give_room(&self) -> bool {
         // Pairs with the fence in `wait_for_room`.
-        fence(Ordering::SeqCst);
+        Fence::GiveRoom.pass();
         let full = self.place.control(self.place.control.full);
         full.load(Ordering::Relaxed) != 0 && full.swap(0, Ordering::Relaxed) != 0
     }
@@ -237,7 +280,7 @@ impl<K: Kind> Consumer<K> {
         let asleep = self.place.control(self.place.control.asleep);
         asleep.store(1, Ordering::Relaxed);
         // Pairs with the fence in `push`.
-        fence(Ordering::SeqCst);
+        Fence::Sleep.pass();
         if self.is_empty() {
             return true;
         }

@@ -4,6 +4,9 @@ use pcie::config::{ConfigSpace, Msix};
 use pcie::{BarKind, BarLayout, FunctionLayout, InterruptLayout, LayoutError};
 use wire::cosim::{BarShape, Hello, MAX_NAME, MsixShape, bar_kind};
 
+/// In what a Hello tells the parts of BARs that are memory.
+const PAGE: u64 = 4096;
+
 /// What a model says of its function.
 pub fn hello(layout: &FunctionLayout, config: &ConfigSpace, name: &str, flags: u32) -> Hello {
     let bar = |bar: &BarLayout| {
@@ -13,7 +16,14 @@ pub fn hello(layout: &FunctionLayout, config: &ConfigSpace, name: &str, flags: u
             BarKind::Memory32 { prefetchable } => (bar_kind::MEMORY32, prefetchable),
             BarKind::Memory64 { prefetchable } => (bar_kind::MEMORY64, prefetchable),
         };
-        BarShape { kind, prefetchable, size: bar.size }
+        // Nothing said is all of it.
+        let areas = bar.mappable.as_ref().map(|mappable| &mappable.areas[..]);
+        // A part that does not fit the message is left to messages, as is all but the first.
+        let mapped = areas.and_then(|areas| {
+            let (at, len) = areas.first().copied().unwrap_or((0, bar.size));
+            Some(((at / PAGE).try_into().ok()?, (len / PAGE).try_into().ok()?))
+        });
+        BarShape { kind, prefetchable, size: bar.size, mapped: mapped.unwrap_or_default() }
     };
     Hello {
         flags,
@@ -38,18 +48,25 @@ pub fn hello(layout: &FunctionLayout, config: &ConfigSpace, name: &str, flags: u
 /// # Errors
 /// There can be no such function.
 pub fn function(hello: &Hello) -> Result<(FunctionLayout, ConfigSpace), LayoutError> {
-    let bar = |shape: &BarShape| {
+    let bar = |index: u8| {
+        let shape = &hello.bars[usize::from(index)];
         let prefetchable = shape.prefetchable;
         let kind = match shape.kind {
             bar_kind::IO => BarKind::Io,
             bar_kind::MEMORY32 => BarKind::Memory32 { prefetchable },
             bar_kind::MEMORY64 => BarKind::Memory64 { prefetchable },
-            _ => return BarLayout::default(),
+            _ => return Ok(BarLayout::default()),
         };
-        BarLayout { kind, size: shape.size, mappable: None }
+        let bar = BarLayout { kind, size: shape.size, mappable: None };
+        match (kind, shape.mapped) {
+            (BarKind::Io, _) | (_, (_, 0)) => Ok(bar),
+            (_, (first, pages)) => bar
+                .mapped(u64::from(first) * PAGE, u64::from(pages) * PAGE)
+                .map_err(|_| LayoutError::BadBar(index)),
+        }
     };
     let layout = FunctionLayout {
-        bars: std::array::from_fn(|index| bar(&hello.bars[index])),
+        bars: [bar(0)?, bar(1)?, bar(2)?, bar(3)?, bar(4)?, bar(5)?],
         interrupts: InterruptLayout {
             intx: hello.intx,
             msi: hello.msi,

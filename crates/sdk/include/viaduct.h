@@ -66,6 +66,10 @@ int viaduct_set_conventional(viaduct_device *dev);
 int viaduct_set_serial(viaduct_device *dev, uint64_t serial);
 /* The size is a power of two. */
 int viaduct_set_bar(viaduct_device *dev, unsigned index, int kind, uint64_t size);
+/* The bytes of a memory BAR from offset on, whole pages of 4096, are memory that the machine maps:
+ * accesses are as quick as to its own, and no handler is called. To be called behind
+ * viaduct_set_bar(). QEMU then waits for every write to this device's other registers. */
+int viaduct_set_bar_memory(viaduct_device *dev, unsigned index, uint64_t offset, uint64_t len);
 int viaduct_set_intx(viaduct_device *dev);
 int viaduct_set_msi(viaduct_device *dev, unsigned vectors);
 /* The table takes 16 bytes a vector, the pending bits 8 bytes for 64 vectors. */
@@ -84,6 +88,9 @@ int viaduct_set_handlers(viaduct_device *dev, const struct viaduct_handlers *han
 
 /* Connects to the port at this socket, or at $VIADUCT_PORT if NULL. */
 int viaduct_connect(viaduct_device *dev, const char *port);
+/* Byte 0 of a BAR with memory, after viaduct_connect(), or NULL. The machine reads and writes it at
+ * any time. It is the port's: when the program comes back it is as it was. */
+volatile void *viaduct_bar_memory(viaduct_device *dev, unsigned index);
 /* Serves until the port has gone or viaduct_stop(); not from a handler. */
 int viaduct_run(viaduct_device *dev);
 /* Ends viaduct_run() after the handler that calls this. */

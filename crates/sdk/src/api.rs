@@ -129,6 +129,36 @@ pub unsafe extern "C" fn viaduct_set_bar(
 /// # Safety
 /// See the header.
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn viaduct_set_bar_memory(
+    dev: *mut Device,
+    index: c_uint,
+    offset: u64,
+    len: u64,
+) -> c_int {
+    // SAFETY: a device.
+    let device = unsafe { device(dev) };
+    let mapped = device.bar_layout(index as usize).map(|bar| bar.mapped(offset, len));
+    match mapped {
+        Some(Ok(bar)) => device.describe(|d| d.bar(index as usize, bar)),
+        Some(Err(error)) => device.core.fail(libc::EINVAL, error),
+        None => device.core.fail(libc::EINVAL, "no such bar, or the device is connected already"),
+    }
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viaduct_bar_memory(dev: *mut Device, index: c_uint) -> *mut c_void {
+    // SAFETY: a device.
+    let device = unsafe { device(dev) };
+    let host = device.core.host.borrow();
+    let memory = host.as_ref().and_then(|host| host.bar(index as usize));
+    memory.map_or(std::ptr::null_mut(), |memory| memory.address() as *mut c_void)
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn viaduct_set_intx(dev: *mut Device) -> c_int {
     // SAFETY: a device.
     unsafe { device(dev) }.describe(pcie::Description::intx)

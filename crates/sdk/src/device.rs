@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use pcie::{Built, Description};
+use pcie::{BarLayout, Built, Description};
 use port::{Model, ModelError};
 
 use crate::core::{Core, Link};
@@ -42,6 +42,11 @@ impl Device {
             }
             None => self.core.fail(libc::EISCONN, "the device is connected: it is what it is"),
         }
+    }
+
+    /// What a BAR is, while that can be changed.
+    pub fn bar_layout(&self, index: usize) -> Option<BarLayout> {
+        self.description.borrow().as_ref()?.bar_layout(index).cloned()
     }
 
     /// Sets bytes of the configuration space.

@@ -13,8 +13,8 @@ use wire::{DecodeError, Framing};
 
 fn hello() -> Hello {
     let mut bars = [BarShape::default(); 6];
-    bars[0] = BarShape { kind: 2, prefetchable: false, size: 4096 };
-    bars[2] = BarShape { kind: 3, prefetchable: true, size: 1 << 20 };
+    bars[0] = BarShape { kind: 2, prefetchable: false, size: 4096, mapped: (0, 0) };
+    bars[2] = BarShape { kind: 3, prefetchable: true, size: 1 << 20, mapped: (1, 255) };
     Hello {
         flags: 1,
         bars,
@@ -42,7 +42,8 @@ fn decode(bytes: &[u8], fds: usize) -> Result<Message, DecodeError> {
 fn messages_survive_a_round_and_no_truncation_does() {
     for message in [
         Message::Hello(Box::new(hello())),
-        Message::Welcome(Welcome { area_len: 0x41000, state: 7 }),
+        Message::Welcome(Welcome { area_len: 0x41000, state: 7, mapped: 0 }),
+        Message::Welcome(Welcome { area_len: 0x41000, state: 7, mapped: 0b101 }),
         Message::Memory(change()),
     ] {
         let mut bytes = Vec::new();

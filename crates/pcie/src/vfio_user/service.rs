@@ -3,13 +3,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mem::Mapping;
 use sys::{Connection, Epoll, EventFd, Interest, Listener, Ready};
 
 use worker::SpinWindow;
 
 use super::limits::{DRAIN_LIMIT, LOOKS_PER_SWEEP};
 use super::session::{Session, Turn};
-use crate::{CompletionQueue, Function, HostPort, InterruptKind, Interrupts, LayoutError};
+use crate::LayoutError;
+use crate::layout::MAX_MAPPED_BYTES;
+use crate::{CompletionQueue, Function, FunctionLayout, HostPort, InterruptKind, Interrupts};
 
 /// Where clients come from.
 #[derive(Debug)]
@@ -84,6 +87,7 @@ impl Service {
     pub fn new(mut function: Box<dyn Function>, source: Source) -> Result<Self, ServiceError> {
         function.layout().check()?;
         let host = HostPort::new(Interrupts::new(function.layout().interrupts));
+        let host = host.with_bars(bar_memory(function.layout())?);
         function.connect(host.clone());
         let completions = CompletionQueue::new().map_err(system("make an eventfd"))?;
         let epoll = Epoll::new().map_err(system("make an epoll set"))?;
@@ -350,6 +354,20 @@ impl Service {
             session.collect(&self.plug);
         }
     }
+}
+
+/// The memory behind a function's BARs.
+fn bar_memory(layout: &FunctionLayout) -> Result<[Option<Arc<Mapping>>; 6], ServiceError> {
+    let mut bars: [Option<Arc<Mapping>>; 6] = Default::default();
+    for (place, bar) in bars.iter_mut().zip(&layout.bars) {
+        let Some(mappable) = bar.mappable.as_ref().filter(|_| bar.size <= MAX_MAPPED_BYTES) else {
+            continue;
+        };
+        let file = mappable.file.try_clone().map_err(system("share a bar's memory"))?;
+        // A function with a file that can't be mapped here may do with it what it likes.
+        *place = Mapping::of_file(file, mappable.offset, bar.size as usize).ok();
+    }
+    Ok(bars)
 }
 
 /// A socket that is at its end already, to stand in while the real source is in use.

@@ -162,7 +162,7 @@ impl Port {
     pub(super) fn attach(&mut self, hello: &Hello, socket: Connection) {
         let direct = hello.flags & hello_flags::DIRECT_MEMORY != 0;
         let limit = self.options.backlog_bytes;
-        let link = match Link::welcome(socket, hello.name.clone(), direct, limit) {
+        let link = match Link::welcome(socket, hello.name.clone(), direct, limit, &self.layout) {
             Ok(link) => link,
             Err(error) => return tracing::warn!("the model could not be let in: {error}"),
         };

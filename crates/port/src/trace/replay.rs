@@ -104,7 +104,8 @@ pub fn replay(
     }
     let direct = hello.flags & hello_flags::DIRECT_MEMORY != 0;
     let gone = |why: Lost| ReplayError::Gone { entry: 0, why: why.to_string() };
-    let link = Link::welcome(socket, hello.name, direct, BACKLOG_BYTES).map_err(gone)?;
+    let (layout, _) = crate::shape::function(&hello).map_err(PortError::Layout)?;
+    let link = Link::welcome(socket, hello.name, direct, BACKLOG_BYTES, &layout).map_err(gone)?;
     let epoll = Epoll::new()?;
     epoll.add(&link.wake_port, 0, Interest::Read)?;
     epoll.add(&link.socket, 1, Interest::Read)?;

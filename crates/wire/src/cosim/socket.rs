@@ -87,6 +87,9 @@ pub struct BarShape {
     pub prefetchable: bool,
     /// Size in bytes.
     pub size: u64,
+    /// The part of it that is memory a machine maps: the first page of 4096 bytes, and how many
+    /// pages; 0 if there is none.
+    pub mapped: (u16, u32),
 }
 
 /// Where MSI-X has its table.
@@ -133,6 +136,9 @@ pub struct Welcome {
     pub area_len: u32,
     /// The state word.
     pub state: u64,
+    /// For which BARs a descriptor of their memory comes, a bit each, in their order behind the
+    /// other three.
+    pub mapped: u8,
 }
 
 /// A region of host memory.
@@ -182,7 +188,7 @@ impl Message {
     #[must_use]
     pub fn fds(&self) -> usize {
         match self {
-            Self::Welcome(_) => 3,
+            Self::Welcome(welcome) => 3 + welcome.mapped.count_ones() as usize,
             Self::Memory(change) => change.files.len(),
             Self::Hello(_) | Self::Refused(_) => 0,
         }
@@ -206,6 +212,10 @@ impl Message {
                 out.put_u32(VERSION);
                 out.put_u32(welcome.area_len);
                 out.put_u64(welcome.state);
+                // Left out where there is none: what a model of before this expects.
+                if welcome.mapped != 0 {
+                    out.put_u32(welcome.mapped.into());
+                }
             }
             Self::Refused(reason) => out.put(reason.as_bytes()),
             Self::Memory(change) => change.encode(out),
@@ -226,7 +236,12 @@ impl Message {
             }
             kind if kind == MessageKind::Welcome as u16 => {
                 expect_version(fields.u32()?)?;
-                Self::Welcome(Welcome { area_len: fields.u32()?, state: fields.u64()? })
+                let (area_len, state) = (fields.u32()?, fields.u64()?);
+                let mapped = match fields.rest().is_empty() {
+                    true => 0,
+                    false => mapped_bars(fields.u32()?)?,
+                };
+                Self::Welcome(Welcome { area_len, state, mapped })
             }
             kind if kind == MessageKind::Refused as u16 => {
                 Self::Refused(printable(&payload[..payload.len().min(MAX_NAME)]))
@@ -249,6 +264,14 @@ fn expect_version(found: u32) -> Result<(), DecodeError> {
     if found == expected { Ok(()) } else { Err(DecodeError::Version { found, expected }) }
 }
 
+/// A bit for each of the six BARs, at least one.
+fn mapped_bars(bits: u32) -> Result<u8, DecodeError> {
+    match u8::try_from(bits) {
+        Ok(some @ 1..0x40) => Ok(some),
+        _ => Err(DecodeError::Value { field: "mapped bars", value: bits.into() }),
+    }
+}
+
 fn expect_flag(field: &'static str, value: u8) -> Result<bool, DecodeError> {
     if value > 1 { Err(DecodeError::Value { field, value: value.into() }) } else { Ok(value == 1) }
 }
@@ -267,8 +290,8 @@ impl Hello {
         for bar in &self.bars {
             out.put_u8(bar.kind);
             out.put_u8(bar.prefetchable.into());
-            out.put_u16(0);
-            out.put_u32(0);
+            out.put_u16(bar.mapped.0);
+            out.put_u32(bar.mapped.1);
             out.put_u64(bar.size);
         }
         let none = MsixShape { vectors: 0, bar: 0, table: 0, pending: 0 };
@@ -297,12 +320,12 @@ impl Hello {
         let mut bars = [BarShape::default(); 6];
         for bar in &mut bars {
             let (kind, prefetchable) = (fields.u8()?, fields.u8()?);
-            fields.bytes(6)?;
+            let mapped = (fields.u16()?, fields.u32()?);
             if kind > bar_kind::MEMORY64 {
                 return Err(DecodeError::Value { field: "bar kind", value: kind.into() });
             }
             let prefetchable = expect_flag("prefetchable", prefetchable)?;
-            *bar = BarShape { kind, prefetchable, size: fields.u64()? };
+            *bar = BarShape { kind, prefetchable, size: fields.u64()?, mapped };
         }
         let intx = expect_flag("intx", fields.u8()?)?;
         let msi = fields.u8()?;

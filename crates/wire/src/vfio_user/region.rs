@@ -94,10 +94,13 @@ impl RegionInfo {
     }
 
     /// Cuts the capabilities off if the request's `argsz` has no room for them; `self.argsz` then
-    /// says how much is needed, as the kernel does it.
+    /// says how much is needed, as the kernel does it. Unlike the kernel's, such an answer does not
+    /// say that there are capabilities: QEMU 11.1 looks for them at once, finds none at offset 0
+    /// and gives up, where otherwise it asks again for all of `argsz`.
     pub fn fitted_to(mut self, argsz: u32) -> Self {
         if self.argsz > argsz {
             self.sparse.clear();
+            self.flags &= !region_flags::CAPS;
         }
         self
     }

@@ -233,7 +233,7 @@ fn region_info_with_sparse_areas_is_asked_for_twice() {
     let flags = region_flags::READ | region_flags::WRITE | region_flags::MMAP;
     let info = RegionInfo::new(flags, 2, 0x1_0000_0000, 0x5000, areas);
     assert_eq!(info.argsz, 80);
-    let first = words(&[80, 15, 2, 0, 0, 1, 0x5000, 0]);
+    let first = words(&[80, 7, 2, 0, 0, 1, 0x5000, 0]);
     let cut = Reply::RegionInfo(info.clone().fitted_to(32));
     is_replied(cut, command::DEVICE_GET_REGION_INFO, &first);
     let second = words(&[
