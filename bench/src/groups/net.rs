@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use devices::DEVICES;
 use e2e::Root;
 use sys::{Realtime, cycles};
@@ -117,13 +117,17 @@ impl Scene<'_> {
             drivers.command(&format!("start tx_first {BURSTS}"))?;
             drivers.received_per_second()?;
             std::thread::sleep(Duration::from_millis(300));
+            // Looked at again a little later: those that arrived may have been lost on their way
+            // back.
+            drivers.received_per_second()?;
+            std::thread::sleep(Duration::from_millis(100));
             if drivers.received_per_second()? > 0.0 {
                 return Ok(());
             }
             eprintln!("the first packets were lost: sent again");
             drivers.command("stop")?;
         }
-        anyhow::bail!("no packet comes back")
+        bail!("no packet comes back")
     }
 
     /// Some windows with whoever listens at the sockets now: `peer`, or our own worker, whose
@@ -169,7 +173,9 @@ impl Scene<'_> {
                 }
                 _ => 0.0,
             };
-            ensure!(rate > 0.0, "no packet came through");
+            if rate <= 0.0 {
+                bail!("no packet came through: {}", drivers.command("show port stats all")?);
+            }
             let after = outcome.look_at_placement()?;
             let sample: Sample = vec![per_packet, rate / 1e6];
             outcome.add(Label::of(before, after), entrant, sample);

@@ -129,10 +129,16 @@ fn a_driver_that_never_notifies_is_looked_at() {
         bench.driver.spec.start_at = bench.shadow.stop_queue(0).unwrap();
         let setup = virtio::QueueSetup { kick: None, ..bench.setup() };
         bench.shadow.start_queue(setup).unwrap();
-        let begin = Instant::now();
-        for _ in 0..50 {
-            bench.driver.run(1, |_| ());
-        }
-        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        let mut times: Vec<Duration> = (0..50)
+            .map(|_| {
+                let begin = Instant::now();
+                bench.driver.run(1, |_| ());
+                begin.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        // What is looked at only in case a notification was lost takes 100 ms. The middle one,
+        // because a machine that does other things may keep any of them waiting.
+        assert!(times[25] < Duration::from_millis(50), "{times:?}");
     }
 }
