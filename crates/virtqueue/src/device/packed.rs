@@ -61,6 +61,8 @@ pub(super) struct PackedDevice {
     available: PackedPoint,
     /// Where the next used descriptor goes.
     used: PackedPoint,
+    /// Descriptors between the two.
+    taken: u16,
     /// Descriptors given back since the last publication.
     given: u16,
     /// If there are any, the first of them: its index and the flags it will get.
@@ -107,6 +109,7 @@ impl PackedDevice {
             size: spec.size,
             available,
             used,
+            taken: used.distance_to(available, spec.size),
             unpublished: (0, 0),
             given: 0,
             unsignalled: 0,
@@ -132,6 +135,7 @@ impl PackedDevice {
         let start = (self.available, self.used);
         let (log, available, used) = PackedLog::recover(memory, start, &self.tables.ring)?;
         (self.available, self.used) = (available, used);
+        self.taken = used.distance_to(available, self.size);
         self.held.stop_batches();
         self.simple = false;
         self.log = Some(Box::new(log));
@@ -167,18 +171,6 @@ impl PackedDevice {
         Ok(Some(ChainId::new(id)))
     }
 
-    /// Descriptors taken and not given back.
-    #[inline]
-    fn taken(&self) -> u16 {
-        self.used.distance_to(self.available, self.size)
-    }
-
-    /// Whether all descriptors are.
-    #[inline]
-    fn is_full(&self) -> bool {
-        self.available.index == self.used.index && self.available.wrap != self.used.wrap
-    }
-
     #[inline]
     pub(super) fn take(
         &mut self,
@@ -200,7 +192,7 @@ impl PackedDevice {
         // Acquire: as in `take_any`.
         let flags = descriptor.flags(Barrier::SeeAvailable.acquire());
         let single = flag::AVAIL | flag::USED | flag::NEXT | flag::INDIRECT;
-        if flags & single != available_bits(at.wrap) || self.is_full() || !self.simple {
+        if flags & single != available_bits(at.wrap) || self.taken >= self.size || !self.simple {
             return None;
         }
         let len = descriptor.len(Ordering::Relaxed);
@@ -214,6 +206,7 @@ impl PackedDevice {
             return None;
         }
         self.available = at.advanced(1, self.size);
+        self.taken += 1;
         Some(ChainId::new(id))
     }
 
@@ -240,6 +233,7 @@ impl PackedDevice {
         let writable = chain.check_bytes()?;
         self.held.insert(id, writable, slots);
         self.available = at.advanced(slots, self.size);
+        self.taken += slots;
         if let Some(log) = &mut self.log {
             write_log(log, id, chain, table);
         }
@@ -259,8 +253,7 @@ impl PackedDevice {
         // Bounded by what is not in flight: a chain may not run into its own or another's
         // descriptors, nor into those that the driver does not know to be given back. (Those may
         // have been taken again one by one, by `take_single`, which keeps no log.)
-        let taken = self.taken();
-        for slots in 1..=self.size.saturating_sub(taken).saturating_sub(self.given) {
+        for slots in 1..=self.size.saturating_sub(self.taken).saturating_sub(self.given) {
             let descriptor = &ring[index];
             let addr = DriverAddress(descriptor.addr(Ordering::Relaxed));
             let segment = Segment { addr, len: descriptor.len(Ordering::Relaxed) };
@@ -288,7 +281,7 @@ impl PackedDevice {
             }
             flags = ring[index].flags(Ordering::Relaxed);
         }
-        Err(if taken == 0 && self.given == 0 {
+        Err(if self.taken == 0 && self.given == 0 {
             QueueError::ChainTooLong { limit: self.size.into() }
         } else {
             QueueError::ChainOverrun
@@ -305,6 +298,7 @@ impl PackedDevice {
             return;
         }
         self.available = self.available.retreated(slots, self.size);
+        self.taken -= slots;
     }
 
     #[inline]
@@ -334,6 +328,7 @@ impl PackedDevice {
             descriptor.set_flags(flags, Ordering::Relaxed);
         }
         self.used = self.used.advanced(slots, self.size);
+        self.taken -= slots;
         self.given += slots;
     }
 

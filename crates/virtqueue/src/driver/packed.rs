@@ -178,14 +178,20 @@ impl<T> PackedDriver<T> {
     pub(super) fn offer_burst(&mut self, burst: &mut Burst, mut context: impl FnMut(ChainId) -> T) {
         let mut left = burst.len();
         let mut chains = burst.take_all().map(|(id, segment, write)| (segment, write, context(id)));
-        if self.offered == 0
-            && let Some((segment, writable, context)) = chains.next()
-        {
+        if self.offered == 0 && left > 0 {
             // The first of a publication is held back, so it goes by itself.
-            let segment = [segment];
-            let (readable, writable): (&[_], &[_]) =
-                if writable { (&[], &segment) } else { (&segment, &[]) };
-            self.offer_direct(Offer { readable, writable, context });
+            let PackedPoint { index, wrap } = self.available;
+            let first = std::iter::once(&self.tables.ring[usize::from(index)]).zip(&mut chains);
+            let unpublished = &mut self.unpublished;
+            self.ledger.insert_singles(first, |descriptor, id, segment, writable| {
+                descriptor.set_addr(segment.addr.0, Ordering::Relaxed);
+                descriptor.set_len(segment.len, Ordering::Relaxed);
+                descriptor.set_id(id, Ordering::Relaxed);
+                let write = if writable { flag::WRITE } else { 0 };
+                *unpublished = (index, write | available_bits(wrap));
+            });
+            self.available = self.available.advanced(1, self.size);
+            self.offered = 1;
             left -= 1;
         }
         for places in runs(self.available.index, left, self.size) {
@@ -293,12 +299,34 @@ impl<T> PackedDriver<T> {
             self.used = self.used.advanced(done as u16, self.size);
             taken += done;
             if done < length {
-                // There are no more, or this one is of another kind.
-                let Some((context, written)) = self.take_used()? else { break };
-                each(context, written);
-                taken += 1;
+                break;
             }
         }
+        // There are no more, or chains of another kind, which seldom come alone: one by one.
+        // Copies, which stay in registers.
+        let ring = &*self.tables.ring;
+        let (mut at, size) = (self.used, self.size);
+        while taken < most {
+            let descriptor = &ring[usize::from(at.index)];
+            // Acquire: as in `take_used`.
+            let flags = descriptor.flags(Barrier::SeeUsed.acquire());
+            if !has_bits(flags, used_bits(at.wrap)) {
+                break;
+            }
+            let (id, len) = (descriptor.id(Ordering::Relaxed), descriptor.len(Ordering::Relaxed));
+            match self.ledger.complete(id.into(), len, flags & flag::WRITE != 0) {
+                Ok((context, written, slots)) => {
+                    each(context, written);
+                    at = at.advanced(slots, size);
+                }
+                Err(error) => {
+                    self.used = at;
+                    return Err(error);
+                }
+            }
+            taken += 1;
+        }
+        self.used = at;
         Ok(taken)
     }
 

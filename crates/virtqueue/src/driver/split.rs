@@ -260,19 +260,24 @@ impl<T> SplitDriver<T> {
         while taken < ready {
             let first = self.next_used & self.mask;
             let [run, _] = runs(first, ready - taken, self.mask + 1);
+            let run_len = run.len();
             let elements = self.tables.used[run].iter();
             let elements =
                 elements.map(|e| (e.id(Ordering::Relaxed), e.len(Ordering::Relaxed), true));
             let done = self.ledger.complete_singles(elements, &mut each);
             self.next_used = self.next_used.wrapping_add(done as u16);
             taken += done;
-            if done == 0 {
-                let (id, written) = self.used_element();
-                let (context, written, _) = self.ledger.complete(id, written, true)?;
-                self.next_used = self.next_used.wrapping_add(1);
-                each(context, written);
-                taken += 1;
+            if done < run_len {
+                // Chains of another kind seldom come alone: the rest goes one by one.
+                break;
             }
+        }
+        while taken < ready {
+            let (id, written) = self.used_element();
+            let (context, written, _) = self.ledger.complete(id, written, true)?;
+            self.next_used = self.next_used.wrapping_add(1);
+            each(context, written);
+            taken += 1;
         }
         Ok(taken)
     }

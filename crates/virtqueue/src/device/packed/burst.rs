@@ -17,7 +17,7 @@ impl PackedDevice {
         let at = self.available;
         let flags = ring[usize::from(at.index)].flags(Ordering::Relaxed);
         if has_bits(flags, available_bits(at.wrap)) {
-            let most = most.min(usize::from(self.size - self.taken()));
+            let most = most.min(usize::from(self.size - self.taken));
             for places in runs(at.index, most, self.size) {
                 places.step_by(LINE).for_each(|at| ring.prefetch(at, true));
             }
@@ -30,7 +30,7 @@ impl PackedDevice {
             return;
         }
         // Bounded by what is not in flight: a chain may not run into another's descriptors.
-        let most = most.min(burst.room()).min(usize::from(self.size - self.taken()));
+        let most = most.min(burst.room()).min(usize::from(self.size - self.taken));
         for places in runs(self.available.index, most, self.size) {
             let descriptors = &self.tables.ring[places];
             let bits = available_bits(self.available.wrap);
@@ -60,6 +60,7 @@ impl PackedDevice {
                 taken
             });
             self.available = self.available.advanced(taken.len() as u16, self.size);
+            self.taken += taken.len() as u16;
             self.held.count_claimed(taken);
             if taken.len() < descriptors.len() {
                 break;
@@ -85,24 +86,45 @@ impl PackedDevice {
             return self.write_due();
         }
         let mut done = 0;
-        while done < ids.len() {
-            let run = self.give_back_run(&ids[done..], &written[done..]);
-            done += run;
-            if run == 0 {
-                let (written, slots) = self.held.remove(ids[done], written[done]);
-                self.write_used(ids[done], written, slots);
-                done += 1;
-            }
+        if self.given == 0 && !ids.is_empty() {
+            // The first of a publication is held back, so it goes by itself.
+            self.give_back_one(ids[0], written[0]);
+            done = 1;
         }
+        // Up to the end of the ring, and from its beginning.
+        for _ in 0..2 {
+            done += self.give_back_run(&ids[done..], &written[done..]);
+        }
+        // Chains of several descriptors seldom come alone: the rest goes one by one.
+        let ring = &*self.tables.ring;
+        // Copies, which stay in registers.
+        let (mut used, mut given, size) = (self.used, self.given, self.size);
+        let entries = self.held.entries();
+        for (&id, &written) in ids[done..].iter().zip(&written[done..]) {
+            let (written, slots) = entries[usize::from(id)].release(written);
+            let descriptor = &ring[usize::from(used.index)];
+            descriptor.set_id(id, Ordering::Relaxed);
+            descriptor.set_len(written, Ordering::Relaxed);
+            let flags = used_bits(used.wrap) | if written > 0 { flag::WRITE } else { 0 };
+            descriptor.set_flags(flags, Ordering::Relaxed);
+            used = used.advanced(slots, size);
+            given += slots;
+        }
+        self.held.count_released(ids.len() - done);
+        self.taken -= given - self.given;
+        (self.used, self.given) = (used, given);
     }
 
-    /// Gives back chains of one descriptor, up to the end of the ring; returns how many. None if
-    /// nothing is unpublished: the first is to be held back.
+    #[inline]
+    fn give_back_one(&mut self, id: u16, written: u32) {
+        let (written, slots) = self.held.remove(id, written);
+        self.write_used(id, written, slots);
+    }
+
+    /// Gives back chains of one descriptor, not the first of a publication, up to the end of the
+    /// ring; returns how many.
     #[inline]
     fn give_back_run(&mut self, ids: &[u16], written: &[u32]) -> usize {
-        if self.given == 0 {
-            return 0;
-        }
         let PackedPoint { index, wrap } = self.used;
         let bits = used_bits(wrap);
         let chains = ids.iter().zip(written);
@@ -124,6 +146,7 @@ impl PackedDevice {
         }
         self.held.count_released(done.into());
         self.used = self.used.advanced(done, self.size);
+        self.taken -= done;
         self.given += done;
         done.into()
     }
@@ -147,6 +170,7 @@ impl PackedDevice {
             used = used.advanced(due.slots, size);
             given += due.slots;
         });
+        self.taken -= given - self.given;
         (self.used, self.given, self.unpublished) = (used, given, unpublished);
         first
     }
