@@ -1,13 +1,21 @@
-//! Memory and rings for measurements.
+//! Memory, rings and bridges between them for measurements.
 
 use std::sync::Arc;
 
-use anyhow::Result;
-use mem::{Access, AddressSpace, DriverAddress, Mapping, MemoryMap, Region};
-use virtqueue::{QueueAddresses, QueuePosition, QueueSpec, RingFormat, ring_layout};
+use anyhow::{Context, Result};
+use bridge::{BridgeParts, CopyMover, Ends, Mover, PoolPlace, QueueBridge, RateLimits};
+use mem::{Access, AddressSpace, DriverAddress, Mapping, MemoryMap, Region, Span};
+use sys::EventFd;
+use virtio::{EventSource, Notifier};
+use virtqueue::{
+    DeviceQueue, DriverQueue, QueueAddresses, QueuePosition, QueueSpec, RingFormat, ring_layout,
+};
 
 /// The first address of the driver's memory: nothing works by mistake with an offset instead.
 pub const BASE: u64 = 1 << 32;
+
+/// Where the pool of a copying bridge appears to the device.
+pub const POOL: u64 = 0x0700_0000_0000;
 
 /// Memory as a driver would share it, in `regions` regions of equal size, with something between
 /// them.
@@ -74,4 +82,43 @@ impl Guest {
             start_at: QueuePosition::start(format),
         }
     }
+
+    /// A bridge from the ring `a` to the ring `b`, which both lie in this memory; nobody is
+    /// notified.
+    pub fn bridge<M: Mover>(
+        &self,
+        a: &QueueSpec,
+        b: &QueueSpec,
+        mover: M,
+    ) -> Result<QueueBridge<M>> {
+        let (map, (events, _source)) = (self.map(), EventSource::new()?);
+        Ok(QueueBridge::new(BridgeParts {
+            ends: Ends {
+                index: 0,
+                name: "bench".into(),
+                kick: None,
+                call: Notifier::none(),
+                device_kick: Arc::new(EventFd::new()?),
+                device_call: Arc::new(EventFd::new()?),
+                observer: None,
+                counters: Arc::default(),
+                events,
+            },
+            driver: DeviceQueue::new(&map, a)?,
+            memory: self.space.reader(),
+            device: DriverQueue::new(&map, b, None)?,
+            device_memory: map,
+            mover,
+            limits: RateLimits::default(),
+        }))
+    }
+}
+
+/// Copies through a pool of its own, for a queue of `size`.
+pub fn copy_mover(size: u16) -> Result<CopyMover> {
+    let bytes = bridge::DEFAULT_POOL_BYTES;
+    let pool = Mapping::new_memfd("pool", bytes)?;
+    Span::of_mapping(&pool, 0, bytes).context("the whole pool")?.zero();
+    let place = PoolPlace { mapping: pool, offset: 0, bytes, at: DriverAddress(POOL) };
+    Ok(CopyMover::new(place, size))
 }

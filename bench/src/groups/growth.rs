@@ -5,27 +5,20 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use bridge::{
-    BridgeParts, CopyMover, Ends, Mover, PoolPlace, QueueBridge, RateLimits, TranslateMover,
-};
-use mem::{DriverAddress, Mapping};
+use anyhow::{Result, ensure};
+use bridge::{Mover, QueueBridge, TranslateMover};
 use sys::{Epoll, EventFd, Interest};
-use virtio::{EventSource, Notifier};
-use virtqueue::{DeviceQueue, DriverQueue, RingFormat};
+use virtqueue::RingFormat;
 use worker::{PoolOptions, Progress, Task, Workers};
 
 use crate::contest::{self, Cores, Entrant, Sample};
 use crate::lab::Lab;
-use crate::memory::Guest;
+use crate::memory::{Guest, copy_mover};
 use crate::placement::{CPUS, Label};
 use crate::plot::Plot;
 use crate::raw::{Buffers, RawDevice, RawDriver};
 use crate::report::{Bound, Measure, Report, Target};
 use crate::threads::{Busy, on_one, on_one_below};
-
-/// Where the pool of a copying bridge appears to the device.
-const POOL: u64 = 0x0700_0000_0000;
 
 /// Runs all measurements of this group.
 pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
@@ -48,26 +41,7 @@ impl<M: Mover> Line<M> {
         let (a, b) = (guest.queue(RingFormat::Split, size), guest.queue(RingFormat::Split, size));
         let stride = u64::from(chain[0].0).next_multiple_of(64);
         let base = guest.allocate(usize::from(size) * stride as usize).0;
-        let (map, (events, _source)) = (guest.map(), EventSource::new()?);
-        let bridge = QueueBridge::new(BridgeParts {
-            ends: Ends {
-                index: 0,
-                name: "bench".into(),
-                kick: None,
-                call: Notifier::none(),
-                device_kick: Arc::new(EventFd::new()?),
-                device_call: Arc::new(EventFd::new()?),
-                observer: None,
-                counters: Arc::default(),
-                events,
-            },
-            driver: DeviceQueue::new(&map, &a)?,
-            memory: guest.space.reader(),
-            device: DriverQueue::new(&map, &b, None)?,
-            device_memory: Arc::clone(&map),
-            mover,
-            limits: RateLimits::default(),
-        });
+        let (map, bridge) = (guest.map(), guest.bridge(&a, &b, mover)?);
         let (driver, device) = (RawDriver::new(&map, &a)?, RawDevice::new(&map, &b)?);
         Ok(Self { driver, bridge, device, buffers: Buffers { base, stride, chain } })
     }
@@ -152,12 +126,8 @@ fn payload(lab: &Lab, report: &mut Report) -> Result<()> {
         Entrant::new(format!("{} bytes", chain[0].0), move || -> Result<Sample> {
             let mut guest = Guest::new(40 << 20, 1)?;
             let mut translate = [Line::new(&mut guest, SIZE, chain, TranslateMover::new())?];
-            let bytes = bridge::DEFAULT_POOL_BYTES;
-            let pool = Mapping::new_memfd("pool", bytes)?;
-            mem::Span::of_mapping(&pool, 0, bytes).context("the whole pool")?.zero();
-            let place = PoolPlace { mapping: pool, offset: 0, bytes, at: DriverAddress(POOL) };
             let mut copying_guest = Guest::new(40 << 20, 1)?;
-            let mover = CopyMover::new(place, SIZE);
+            let mover = copy_mover(SIZE)?;
             let mut copy = [Line::new(&mut copying_guest, SIZE, chain, mover)?];
             let (translate, copy) = on_one(CPUS[0], || {
                 let translate = timed(lab, &mut translate, BURST)?;

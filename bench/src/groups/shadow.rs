@@ -1,21 +1,15 @@
 //! Relaying descriptors between two rings: the bridge's data path without any device.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, ensure};
-use bridge::{
-    BridgeParts, CopyMover, Ends, Mover, PoolPlace, QueueBridge, RateLimits, TranslateMover,
-};
-use mem::{DriverAddress, Mapping};
-use sys::EventFd;
-use virtio::{EventSource, Notifier};
-use virtqueue::{DeviceQueue, DriverQueue, QueueSpec, RingFormat};
+use anyhow::{Result, ensure};
+use bridge::{Mover, TranslateMover};
+use virtqueue::{QueueSpec, RingFormat};
 use worker::{Progress, Task};
 
 use crate::contest::{self, Cores, Entrant, Outcome, Sample};
 use crate::lab::Lab;
-use crate::memory::Guest;
+use crate::memory::{Guest, POOL, copy_mover};
 use crate::placement::Label;
 use crate::plot::Plot;
 use crate::raw::{Buffers, RawDevice, RawDriver, RawRelay};
@@ -25,9 +19,6 @@ use crate::threads::{Busy, on_both};
 const SIZE: u16 = 1024;
 const BURST: u16 = 32;
 const MEMORY: usize = 64 << 20;
-/// Where the pool of a copying bridge appears to the device.
-const POOL: u64 = 0x0700_0000_0000;
-
 /// One small buffer.
 const SMALL: &[(u32, bool)] = &[(64, true)];
 /// A block request: header, data, status.
@@ -141,36 +132,11 @@ fn translate(lab: &Lab, load: Load) -> Result<Sample> {
 /// A bridge that copies through a pool, for one window.
 fn copy(lab: &Lab, load: Load) -> Result<Sample> {
     let scene = Scene::new(load)?;
-    let bytes = bridge::DEFAULT_POOL_BYTES;
-    let pool = Mapping::new_memfd("pool", bytes)?;
-    mem::Span::of_mapping(&pool, 0, bytes).context("the whole pool")?.zero();
-    let place = PoolPlace { mapping: pool, offset: 0, bytes, at: DriverAddress(POOL) };
-    let mover = CopyMover::new(place, SIZE);
-    bridged(lab, &scene, load, mover)
+    bridged(lab, &scene, load, copy_mover(SIZE)?)
 }
 
 fn bridged<M: Mover>(lab: &Lab, scene: &Scene, load: Load, mover: M) -> Result<Sample> {
-    let map = scene.guest.map();
-    let (events, _source) = EventSource::new()?;
-    let mut bridge = QueueBridge::new(BridgeParts {
-        ends: Ends {
-            index: 0,
-            name: "bench".into(),
-            kick: None,
-            call: Notifier::none(),
-            device_kick: Arc::new(EventFd::new()?),
-            device_call: Arc::new(EventFd::new()?),
-            observer: None,
-            counters: Arc::default(),
-            events,
-        },
-        driver: DeviceQueue::new(&map, &scene.a)?,
-        memory: scene.guest.space.reader(),
-        device: DriverQueue::new(&map, &scene.b, None)?,
-        device_memory: map,
-        mover,
-        limits: RateLimits::default(),
-    });
+    let mut bridge = scene.guest.bridge(&scene.a, &scene.b, mover)?;
     scene.measure(lab, load.in_flight, || match bridge.poll(BURST.into()) {
         Progress::Worked => Ok(1),
         Progress::Idle => Ok(0),
