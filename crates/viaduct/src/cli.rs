@@ -91,7 +91,7 @@ Settings of the bridge:
   bytes-per-second=SIZE, requests-per-second=N   limits of each queue
   workers=N        threads that move requests
   spin=US          microseconds, 50 at most, that a thread polls before it sleeps while that saves
-                   wake-ups (50 with processors to spare, else 0)
+                   wake-ups (50 with processors to spare, 20 without, 0 with only one)
   queue-size=N     largest queue offered to the driver
   type=TYPE        what the device is, as net, for a daemon that does not say
   stats=SECONDS    print each queue's counters that often
@@ -154,7 +154,7 @@ pub struct Device {
     #[arg(long, value_name = "FILE")]
     pub blk_file: Option<PathBuf>,
     /// Microseconds of polling before sleep, while that saves wake-ups (50 with processors to
-    /// spare, else 0)
+    /// spare, 20 without, 0 with only one)
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(..=50))]
     pub spin: Option<u64>,
     /// Refuse writes, for blk (the same as readonly=on)

@@ -44,27 +44,37 @@ impl PollCycles {
 }
 
 impl Default for PoolOptions {
-    /// One thread, and polling only if a processor is left over for it: with as many threads as
-    /// processors, polling takes the time from those one waits for.
+    /// One thread, which polls as [`PoolOptions::with_threads`] says.
     fn default() -> Self {
         Self::with_threads(1)
     }
 }
 
 impl PoolOptions {
-    /// `threads` workers that poll before they sleep only if the machine has processors to spare.
+    /// `threads` workers that poll for long before they sleep only if the machine has processors to
+    /// spare, and for no longer than a wake-up takes if it has not: then polling may take the time
+    /// from those one waits for, which a [`crate::SpinWindow`] notices. On a single processor it
+    /// always does.
     #[must_use]
     pub fn with_threads(threads: usize) -> Self {
-        Self { threads: threads.max(1), max_spin: usual_spin(threads), cycles: None }
+        let short = if processors() > 1 { SHORT_SPIN } else { Duration::ZERO };
+        Self { threads: threads.max(1), max_spin: usual_spin(threads).max(short), cycles: None }
     }
+}
+
+/// Longest polling before sleep where every processor is wanted: what a wake-up costs at least
+/// (10-25 us), so that polling at worst doubles the price of one.
+const SHORT_SPIN: Duration = Duration::from_micros(20);
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// Longest polling before sleep that does no harm beside `threads` threads that do the same: none
 /// if polling takes the processor from those one waits for.
 #[must_use]
 pub fn usual_spin(threads: usize) -> Duration {
-    let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    if cpus <= threads + 1 { Duration::ZERO } else { MAX_SPIN }
+    if processors() <= threads + 1 { Duration::ZERO } else { MAX_SPIN }
 }
 
 /// A set of worker threads that tasks are spread over.

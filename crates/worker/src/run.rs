@@ -15,9 +15,9 @@ use crate::{PollCycles, PoolOptions, Progress, SpinWindow, Task};
 /// few microseconds) to be fair.
 const BUDGET: u32 = 64;
 
-/// Rounds over the busy tasks between two looks at the descriptors of the sleeping ones, and at the
-/// mailbox. A look is a system call of about 140 ns; a round of one task with a full budget takes
-/// about a microsecond.
+/// Rounds over the active tasks between two looks at the descriptors of the sleeping ones, and at
+/// the mailbox. A look is a system call of about 140 ns; a round of one task takes 30 ns if it finds
+/// nothing, and about a microsecond with a full budget.
 const ROUNDS_PER_LOOK: u32 = 32;
 
 /// The epoll key of the mailbox.
@@ -82,17 +82,17 @@ impl Worker {
         let mut ready = Vec::with_capacity(64);
         let mut rounds = 0;
         while !self.quit {
+            self.poll_active();
             rounds += 1;
-            if self.active.is_empty() || rounds >= ROUNDS_PER_LOOK || !self.poll_active() {
+            if self.active.is_empty() || rounds >= ROUNDS_PER_LOOK {
                 rounds = 0;
                 self.look(&mut ready);
             }
         }
     }
 
-    /// Polls each active task once; returns whether any did something.
-    fn poll_active(&mut self) -> bool {
-        let mut worked = false;
+    /// Polls each active task once.
+    fn poll_active(&mut self) {
         let mut index = 0;
         while index < self.active.len() {
             let id = self.active[index];
@@ -111,8 +111,10 @@ impl Worker {
             };
             match progress {
                 Progress::Worked => {
+                    if let State::Spinning(_) = entry.state {
+                        entry.window.found();
+                    }
                     entry.state = State::Busy;
-                    worked = true;
                 }
                 Progress::Idle => entry.rest(),
                 Progress::Finished => entry.state = State::Finished,
@@ -126,7 +128,6 @@ impl Worker {
                 self.active.swap_remove(index);
             }
         }
-        worked
     }
 
     /// Looks at the mailbox and the sleeping tasks' descriptors; waits if nothing is active.

@@ -64,6 +64,7 @@ impl Port {
         loop {
             self.pump();
             if self.reads.is_empty() {
+                self.window.found();
                 return;
             }
             if begin.elapsed() >= self.window.length() {
