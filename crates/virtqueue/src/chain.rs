@@ -14,23 +14,31 @@ pub struct Segment {
 }
 
 /// The buffers of one chain: first those the device reads, then those it writes. Filled by
-/// [`DeviceQueue::take`](crate::DeviceQueue::take), again and again, without allocating.
+/// [`DeviceQueue::take`](crate::DeviceQueue::take), again and again, without allocating once there
+/// was a chain as long.
 #[derive(Debug)]
 pub struct Chain {
-    segments: Box<[Segment]>,
+    /// As many as the longest chain so far had, up to `limit`.
+    segments: Vec<Segment>,
+    limit: usize,
     len: usize,
     readable: usize,
     readable_len: u64,
     writable_len: u64,
 }
 
+/// Buffers of a chain there is room for from the start: a header, a status and a few pages.
+const USUAL_SEGMENTS: usize = 8;
+
 impl Chain {
     /// An empty chain with room for `max_segments`; a queue's size is always enough, since no chain
     /// may be longer.
     #[must_use]
     pub fn with_capacity(max_segments: usize) -> Self {
-        let segments = vec![Segment::default(); max_segments].into_boxed_slice();
-        Self { segments, len: 0, readable: 0, readable_len: 0, writable_len: 0 }
+        // Room for the longest chain there may be is memory that an idle queue would never use.
+        let segments = vec![Segment::default(); max_segments.min(USUAL_SEGMENTS)];
+        let limit = max_segments;
+        Self { segments, limit, len: 0, readable: 0, readable_len: 0, writable_len: 0 }
     }
 
     /// The device-readable buffers.
@@ -102,11 +110,10 @@ impl Chain {
         if segment.len == 0 {
             return Err(QueueError::ZeroLength);
         }
-        let limit = self.segments.len();
-        let Some(slot) = self.segments.get_mut(self.len) else {
-            return Err(QueueError::ChainTooLong { limit });
-        };
-        *slot = segment;
+        match self.segments.get_mut(self.len) {
+            Some(slot) => *slot = segment,
+            None => self.extend(segment)?,
+        }
         self.len += 1;
         if writable {
             self.writable_len += u64::from(segment.len);
@@ -116,6 +123,16 @@ impl Chain {
             self.readable = self.len;
             self.readable_len += u64::from(segment.len);
         }
+        Ok(())
+    }
+
+    /// Makes room behind the longest chain so far.
+    #[cold]
+    fn extend(&mut self, segment: Segment) -> Result<(), QueueError> {
+        if self.segments.len() == self.limit {
+            return Err(QueueError::ChainTooLong { limit: self.limit });
+        }
+        self.segments.push(segment);
         Ok(())
     }
 

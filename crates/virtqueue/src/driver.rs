@@ -112,8 +112,10 @@ impl<T> DriverQueue<T> {
                 return Err(offer.context);
             }
             if ring.ledger().would_use_table(segments) {
+                ring.ledger_mut().make(1);
                 ring.offer_indirect(offer);
             } else {
+                ring.ledger_mut().make(segments);
                 ring.offer_direct(offer);
             }
         });
@@ -128,7 +130,10 @@ impl<T> DriverQueue<T> {
     #[inline]
     pub fn offer_burst(&mut self, burst: &mut Burst, context: impl FnMut(ChainId) -> T) {
         assert!(burst.len() <= self.room(), "a burst is offered where there is room");
-        either!(mut self, ring => ring.offer_burst(burst, context));
+        either!(mut self, ring => {
+            ring.ledger_mut().make(burst.len());
+            ring.offer_burst(burst, context);
+        });
     }
 
     /// How many chains of one segment would be accepted now.
@@ -257,9 +262,12 @@ impl<T> DriverQueue<T> {
             let offer = Offer { readable, writable, context: saved.context };
             // As before, in a table or not: another choice might need more descriptors than there
             // are.
-            either!(mut fresh, ring => match saved.indirect {
-                true => ring.offer_indirect(offer),
-                false => ring.offer_direct(offer),
+            either!(mut fresh, ring => {
+                ring.ledger_mut().make(if saved.indirect { 1 } else { offer.segments() });
+                match saved.indirect {
+                    true => ring.offer_indirect(offer),
+                    false => ring.offer_direct(offer),
+                }
             });
         }
         fresh.publish_available();

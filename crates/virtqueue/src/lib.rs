@@ -4,7 +4,8 @@
 //! [`DriverQueue`] offers chains to a device and takes them back used. The other side of either may
 //! be hostile: every index, length and flag it wrote is read once, checked, and used from the copy;
 //! what this side must remember is in private memory; a broken rule is a [`QueueError`], never a
-//! panic. Nothing is allocated after a queue is made.
+//! panic. Nothing is allocated once there were as many chains in flight as there ever are: a queue
+//! is made for few, since most are idle most of the time.
 //!
 //! What it deliberately lacks: file descriptors, notifications (it only says whether one is
 //! wanted), and access to the data behind a [`Segment`].

@@ -12,12 +12,15 @@ pub(super) const NO_TABLE: u16 = u16::MAX;
 /// There is a record for each descriptor. In a split queue a record's number is its descriptor's;
 /// in a packed queue a chain's buffer id is the number of its first record. With IN_ORDER the
 /// records are used in ring order (VIRTIO 1.4, 2.7.9), else the latest freed is used first, because
-/// it is in the cache.
+/// it is in the cache. Then there are only as many as were ever in use at once, since most queues
+/// are idle most of the time.
 #[derive(Debug)]
 pub(super) struct Ledger<T> {
-    records: Box<[Record]>,
-    chains: Box<[Pending<T>]>,
+    records: Vec<Record>,
+    chains: Vec<Pending<T>>,
+    size: u16,
     first_free: u16,
+    /// Free descriptors, those without a record among them.
     free: u16,
     in_flight: u16,
     /// Chains offered so far.
@@ -52,6 +55,20 @@ struct Pending<T> {
     table: u16,
 }
 
+impl<T> Pending<T> {
+    /// No chain.
+    fn idle() -> Self {
+        Self {
+            context: None,
+            ordinal: 0,
+            writable_len: 0,
+            segments: 0,
+            readable: 0,
+            table: NO_TABLE,
+        }
+    }
+}
+
 /// Free indirect tables and private copies of those in use.
 #[derive(Debug)]
 struct TablePool {
@@ -61,7 +78,8 @@ struct TablePool {
     longest: usize,
     free: Box<[u16]>,
     free_len: usize,
-    copies: Box<[Segment]>,
+    /// For the tables up to the highest that was ever in use.
+    copies: Vec<Segment>,
 }
 
 /// A chain taken out of the ledger, to be offered again.
@@ -103,22 +121,16 @@ impl<T> Offer<'_, T> {
     }
 }
 
+/// Records there are from the start.
+const FIRST_RECORDS: u16 = 16;
+
 impl<T> Ledger<T> {
     pub(super) fn new(spec: &QueueSpec, area: Option<IndirectArea>) -> Self {
         let size = spec.size;
-        let next = |index| if index + 1 == size { 0 } else { index + 1 };
-        let record = |index| Record { next: next(index), ..Record::default() };
-        let idle = |_| Pending {
-            context: None,
-            ordinal: 0,
-            writable_len: 0,
-            segments: 0,
-            readable: 0,
-            table: NO_TABLE,
-        };
-        Self {
-            records: (0..size).map(record).collect(),
-            chains: (0..size).map(idle).collect(),
+        let mut ledger = Self {
+            records: Vec::new(),
+            chains: Vec::new(),
+            size,
             first_free: 0,
             free: size,
             in_flight: 0,
@@ -127,7 +139,35 @@ impl<T> Ledger<T> {
             oldest: 0,
             batch: None,
             tables: TablePool::new(area.filter(|_| spec.indirect), size),
+        };
+        // The order of the ring is that of the records, so all are needed soon.
+        ledger.extend(if spec.in_order { size } else { size.min(FIRST_RECORDS) });
+        ledger
+    }
+
+    /// Makes records until there are `len`, which are the first to be used.
+    fn extend(&mut self, len: u16) {
+        let made = self.records.len() as u16;
+        let record = |index| Record { next: index + 1, ..Record::default() };
+        self.records.extend((made..len).map(record));
+        self.records[usize::from(len) - 1].next = self.first_free;
+        self.chains.extend((made..len).map(|_| Pending::idle()));
+        self.first_free = made;
+    }
+
+    /// Sees to it that there are records for `count` descriptors, which are free.
+    #[inline]
+    pub(super) fn make(&mut self, count: usize) {
+        if self.records.len() + usize::from(self.free) < usize::from(self.size) + count {
+            self.make_more(count);
         }
+    }
+
+    #[cold]
+    fn make_more(&mut self, count: usize) {
+        let used = usize::from(self.size - self.free);
+        let len = (used + count).next_power_of_two().min(self.size.into());
+        self.extend(len as u16);
     }
 
     #[inline]
@@ -159,7 +199,7 @@ impl<T> Ledger<T> {
 
     /// The longest chain that can ever be offered.
     pub(super) fn max_segments(&self) -> usize {
-        self.records.len().max(self.tables.longest)
+        usize::from(self.size).max(self.tables.longest)
     }
 
     #[inline]
@@ -387,8 +427,8 @@ impl<T> Ledger<T> {
         let longest = usize::from(area.entries.min(spec.size));
         let in_tables = self.chains.iter().filter(|c| c.context.is_some() && c.table != NO_TABLE);
         let fit = in_tables.clone().all(|chain| usize::from(chain.segments) <= longest);
-        let slots = self.records.len() - usize::from(self.free);
-        fit && in_tables.count() <= usize::from(area.tables) && slots <= usize::from(spec.size)
+        let slots = self.size - self.free;
+        fit && in_tables.count() <= usize::from(area.tables) && slots <= spec.size
     }
 
     /// Takes out everything, in the order it was offered. Allocates: this is for restarts and
@@ -425,19 +465,24 @@ impl TablePool {
         let mut area = area.unwrap_or_default();
         // Each table in use needs a descriptor.
         area.tables = area.tables.min(size);
-        let copies = usize::from(area.tables) * usize::from(area.entries);
+        let has_room = area.tables > 0 && area.entries > 0;
         Self {
             area,
-            longest: if copies > 0 { area.entries.min(size).into() } else { 0 },
+            longest: if has_room { area.entries.min(size).into() } else { 0 },
             free: (0..area.tables).rev().collect(),
             free_len: area.tables.into(),
-            copies: vec![Segment::default(); copies].into_boxed_slice(),
+            copies: Vec::new(),
         }
     }
 
     fn pop(&mut self) -> u16 {
         self.free_len -= 1;
-        self.free[self.free_len]
+        let table = self.free[self.free_len];
+        let end = (usize::from(table) + 1) * usize::from(self.area.entries);
+        if end > self.copies.len() {
+            self.copies.resize(end, Segment::default());
+        }
+        table
     }
 
     fn push(&mut self, table: u16) {

@@ -60,7 +60,9 @@ impl SplitLog {
         }
         memory.set_u16(USED_INDEX, used);
         memory.begin();
-        let marked = (0..size).filter(|&head| memory.get_u8(entry(head, IN_FLIGHT)) != 0);
+        // Nobody has marked anything in a fresh one, and reading it would make its pages.
+        let heads = if fresh { 0..0 } else { 0..size };
+        let marked = heads.filter(|&head| memory.get_u8(entry(head, IN_FLIGHT)) != 0);
         let mut marked: Vec<(u64, u16)> =
             marked.map(|head| (memory.get_u64(entry(head, COUNTER)), head)).collect();
         marked.sort_unstable();
