@@ -57,9 +57,8 @@ impl Kind {
         /// What a process has open beside its devices.
         const BESIDE: u64 = 100;
         let each = match self {
-            Self::OwnVhostUser | Self::OwnVfioUser => 18,
-            Self::Bridged("pass") => 19,
-            Self::Bridged(_) => 25,
+            Self::OwnVhostUser | Self::OwnVfioUser | Self::Bridged("pass") => 17,
+            Self::Bridged(_) => 19,
             Self::Exports => 10,
         };
         let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);

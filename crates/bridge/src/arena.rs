@@ -41,6 +41,25 @@ struct Place {
     pool: usize,
 }
 
+/// Where the areas of a ring lie, the driver area first and the descriptors last: of those a queue
+/// with little under way uses the first only, which so share a page with the other areas.
+struct RingPlaces {
+    device: usize,
+    descriptor: usize,
+    end: usize,
+}
+
+impl RingPlaces {
+    fn new(format: RingFormat, size: u16) -> Self {
+        /// Two lines, which processors fetch together: each side writes areas of its own.
+        const APART: usize = 128;
+        let layout = ring_layout(format, size);
+        let device = layout.driver_bytes.next_multiple_of(APART);
+        let descriptor = (device + layout.device_bytes).next_multiple_of(APART);
+        Self { device, descriptor, end: descriptor + layout.descriptor_bytes }
+    }
+}
+
 impl Arena {
     /// Memory for queues of at most these sizes with pools of `pool_bytes` (0 for none), at an
     /// address that is free in
@@ -54,8 +73,8 @@ impl Arena {
         let mut end = 0;
         for &size in sizes {
             let rings = end;
-            let split = ring_layout(RingFormat::Split, size).total_bytes();
-            let packed = ring_layout(RingFormat::Packed, size).total_bytes();
+            let split = RingPlaces::new(RingFormat::Split, size).end;
+            let packed = RingPlaces::new(RingFormat::Packed, size).end;
             let tables = (rings + split.max(packed)).next_multiple_of(PAGE_BYTES);
             let pool =
                 (tables + tables_for(size, DriverAddress(0)).bytes()).next_multiple_of(PAGE_BYTES);
@@ -115,12 +134,12 @@ impl Arena {
 
     /// A fresh ring towards the device, with no features; its size at most [`Arena::size`].
     fn spec(&self, index: u16, size: u16, format: RingFormat) -> QueueSpec {
-        let layout = ring_layout(format, size);
+        let places = RingPlaces::new(format, size);
         let at = |offset| self.address(self.places[usize::from(index)].rings + offset);
         let addresses = QueueAddresses {
-            descriptor: at(0),
-            driver: at(layout.driver_offset()),
-            device: at(layout.device_offset()),
+            descriptor: at(places.descriptor),
+            driver: at(0),
+            device: at(places.device),
         };
         QueueSpec {
             size,
@@ -230,9 +249,13 @@ mod tests {
         let arena = Arena::new(&[1, 0, 100, 1024], 1 << 20, &MemoryMap::default()).unwrap();
         for (index, size) in [(0, 1), (2, 100), (3, 1024)] {
             for format in [RingFormat::Split, RingFormat::Packed] {
-                let spec = arena.spec(index, size, format);
-                let end = spec.addresses.device.0 + ring_layout(format, size).device_bytes as u64;
+                let (spec, layout) = (arena.spec(index, size, format), ring_layout(format, size));
+                let QueueAddresses { descriptor, driver, device } = spec.addresses;
+                assert!(driver.0 + layout.driver_bytes as u64 <= device.0);
+                assert!(device.0 + layout.device_bytes as u64 <= descriptor.0);
+                let end = descriptor.0 + layout.descriptor_bytes as u64;
                 assert!(end <= arena.tables(index).at.0);
+                assert!(spec.check().is_ok() || !size.is_power_of_two());
             }
             let tables = arena.tables(index);
             assert!(tables.at.0 + tables.bytes() as u64 <= arena.pool(index, 1 << 20).at.0);

@@ -36,14 +36,16 @@ pub(crate) struct Blocks {
     place: PoolPlace,
     pool: Pool,
     /// Grows to `capacity` as more are in use at once, so that an idle queue holds no pages for
-    /// them; there is room from the start.
+    /// them.
     cells: Vec<Cell>,
     capacity: usize,
     free_cell: u32,
     /// Cells that are free, those that have not been made yet among them.
     free_cells: usize,
-    /// The device's view of the chain reserved or shown last.
-    shown: Box<[Segment]>,
+    /// The device's view of the chain reserved or shown last, in as much room as the longest one
+    /// so far took, and `longest` at most.
+    shown: Vec<Segment>,
+    longest: usize,
     readable: usize,
     len: usize,
 }
@@ -68,11 +70,12 @@ impl Blocks {
         Self {
             pool: Pool::new(place.bytes),
             place,
-            cells: Vec::with_capacity(capacity),
+            cells: Vec::new(),
             capacity,
             free_cell: NONE,
             free_cells: capacity,
-            shown: vec![Segment::default(); usize::from(size)].into_boxed_slice(),
+            shown: Vec::new(),
+            longest: size.into(),
             readable: 0,
             len: 0,
         }
@@ -118,6 +121,7 @@ impl Blocks {
         (self.readable, self.len) = (0, 0);
         let mut at = first;
         while let Some(cell) = self.cell(at) {
+            self.make_shown(self.len + 1);
             self.shown[self.len] = Segment { addr: self.address(cell.unit), len: cell.segment.len };
             self.len += 1;
             self.readable += usize::from(!cell.writable);
@@ -142,14 +146,15 @@ impl Blocks {
 
     fn try_reserve(&mut self, chain: &Chain) -> Result<Option<u32>, MoverError> {
         let count = chain.readable().len() + chain.writable().len();
-        if count > self.shown.len() {
-            let limit = self.shown.len();
+        if count > self.longest {
+            let limit = self.longest;
             return Err(MoverError::TooManySegments { segments: count, limit });
         }
         if count > self.free_cells {
             return Ok(None);
         }
         self.make_cells(count);
+        self.make_shown(count);
         let first = self.free_cell;
         let (mut cell, mut done) = (first, 0);
         for (index, segment) in chain.readable().iter().chain(chain.writable()).enumerate() {
@@ -169,6 +174,14 @@ impl Blocks {
         self.readable = chain.readable().len();
         self.len = count;
         Ok(Some(first))
+    }
+
+    /// Makes room to show a chain of `count` buffers.
+    #[inline]
+    fn make_shown(&mut self, count: usize) {
+        if self.shown.len() < count {
+            self.shown.resize(count, Segment::default());
+        }
     }
 
     /// Sees to it that the list of free cells has `count`, of which there are that many.

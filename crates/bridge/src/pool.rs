@@ -27,9 +27,11 @@ pub(crate) struct Pool {
     /// First free block of each order.
     heads: [u32; ORDERS],
     /// The next free block behind a free block.
-    next: Box<[u32]>,
-    /// Where a block starts: its order plus one, and [`FREE`]. Elsewhere 0.
-    tags: Box<[u8]>,
+    next: Vec<u32>,
+    /// Where a block starts: its order plus one, and [`FREE`]. Elsewhere 0. As long as `next`: up
+    /// to where the frontier has come, since most pools are never full.
+    tags: Vec<u8>,
+    units: u32,
     top: usize,
     /// From this unit on nothing has ever been in use, or all of it has come back. It is free, but
     /// in no list: as many blocks, each as large as its start allows, as if everything had been
@@ -47,11 +49,11 @@ impl Pool {
         assert!(units.is_power_of_two() && bytes.is_multiple_of(UNIT_BYTES), "a power of two");
         let top = units.ilog2() as usize;
         assert!(top < ORDERS, "a pool of 1 GiB at most");
-        // Zeroed memory costs nothing until it is used.
         Self {
             heads: [NONE; ORDERS],
-            next: vec![0; units].into_boxed_slice(),
-            tags: vec![0; units].into_boxed_slice(),
+            next: Vec::new(),
+            tags: Vec::new(),
+            units: units as u32,
             top,
             frontier: 0,
             free_units: units as u32,
@@ -61,7 +63,7 @@ impl Pool {
 
     /// Bytes of the pool.
     pub(crate) fn bytes(&self) -> u64 {
-        (self.next.len() * UNIT_BYTES) as u64
+        u64::from(self.units) * UNIT_BYTES as u64
     }
 
     /// Bytes that a block for `len` bytes takes up.
@@ -100,7 +102,7 @@ impl Pool {
     /// nothing to join.
     #[cold]
     pub(crate) fn make_whole(&mut self) -> bool {
-        if self.free_units as usize != self.next.len() || !std::mem::take(&mut self.may_join) {
+        if self.free_units != self.units || !std::mem::take(&mut self.may_join) {
             return false;
         }
         self.join();
@@ -125,6 +127,7 @@ impl Pool {
         };
         let Some(from) = from else {
             let Some((unit, _)) = unlisted else { return false };
+            self.reach(unit + (1 << order));
             self.advance(unit);
             self.push(order, unit);
             self.frontier = unit + (1 << order);
@@ -143,7 +146,14 @@ impl Pool {
     fn unlisted(&self, order: usize) -> Option<(u32, usize)> {
         let unit = (self.frontier as usize).next_multiple_of(1 << order);
         let whole = (unit.trailing_zeros() as usize).min(self.top);
-        (unit < self.next.len()).then_some((unit as u32, whole))
+        (unit < self.units as usize).then_some((unit as u32, whole))
+    }
+
+    /// Makes room for what is known of the units up to `end`.
+    fn reach(&mut self, end: u32) {
+        let len = (end as usize).max(self.next.len());
+        self.next.resize(len, 0);
+        self.tags.resize(len, 0);
     }
 
     /// Lists the blocks between the frontier and `to`.
@@ -194,7 +204,8 @@ impl Pool {
             let mut unit = self.heads[order];
             while unit != NONE {
                 let buddy = unit ^ (1 << order);
-                if self.tags[unit as usize] == free && self.tags[buddy as usize] == free {
+                let is_free = |unit: u32| self.tags.get(unit as usize) == Some(&free);
+                if is_free(unit) && is_free(buddy) {
                     self.tags[unit.max(buddy) as usize] = 0;
                     self.tags[unit.min(buddy) as usize] = joined;
                 }

@@ -1,11 +1,11 @@
 mod burst;
 mod iommu;
 
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mem::Access;
+use sys::EventFd;
 use virtqueue::{Burst, Chain, ChainId, IndirectArea, QueueError, QueuePosition, QueueSpec};
 use worker::{Progress, Task};
 
@@ -370,9 +370,9 @@ impl<M: Mover> QueueBridge<M> {
 }
 
 impl<M: Mover> Task for QueueBridge<M> {
-    fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
-        let kick = self.parts.ends.kick.as_ref().map(|kick| kick.as_fd());
-        kick.into_iter().chain([self.parts.ends.device_call.as_fd()]).collect()
+    fn bells(&self) -> Vec<Arc<EventFd>> {
+        let kick = self.parts.ends.kick.iter();
+        kick.chain([&self.parts.ends.device_call]).map(Arc::clone).collect()
     }
 
     fn poll(&mut self, budget: u32) -> Progress {

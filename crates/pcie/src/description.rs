@@ -202,9 +202,8 @@ mod tests {
     #[test]
     fn a_space_taken_apart_and_put_together_is_the_same() {
         let mut first = description().build().unwrap().config;
-        let (bytes, writable) = (first.bytes().to_vec(), first.writable().to_vec());
-        let mut again =
-            ConfigSpace::from_parts(bytes, writable, first.clearable().to_vec()).unwrap();
+        let (bytes, writable) = (first.bytes(), first.writable());
+        let mut again = ConfigSpace::from_parts(bytes, writable, first.clearable()).unwrap();
         // Enabling MSI, FLR, D3hot and back: all these need the capabilities to be found.
         for at in (0x40u64..0x100).step_by(2) {
             let (a, b) = (first.write(at, &[0xff, 0xff]), again.write(at, &[0xff, 0xff]));

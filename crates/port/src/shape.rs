@@ -36,9 +36,9 @@ pub fn hello(layout: &FunctionLayout, config: &ConfigSpace, name: &str, flags: u
             table: msix.table,
             pending: msix.pending,
         }),
-        config: config.pristine().to_vec(),
-        writable: config.writable().to_vec(),
-        clearable: config.clearable().to_vec(),
+        config: config.pristine(),
+        writable: config.writable(),
+        clearable: config.clearable(),
         name: name.chars().take(MAX_NAME / 4).collect(),
     }
 }

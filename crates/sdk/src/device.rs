@@ -82,7 +82,7 @@ impl Device {
             Ok(built) => built,
             Err(why) => return self.core.fail(libc::EINVAL, why),
         };
-        self.core.config.replace(built.config.bytes().to_vec());
+        self.core.config.replace(built.config.bytes());
         let function = Box::new(Handlers::new(built, Rc::clone(&self.core)));
         match Model::connect(path, &self.name, function) {
             Ok(model) => {

@@ -92,7 +92,7 @@ impl Function for Handlers {
     }
 
     fn config_changed(&mut self, at: u64, len: usize) {
-        self.core.config.replace(self.built.config.bytes().to_vec());
+        self.core.config.replace(self.built.config.bytes());
         let (raw, context) = self.raw();
         if let Some(config_changed) = raw.config_changed {
             config_changed(context, at as c_uint, len);

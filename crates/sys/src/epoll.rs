@@ -73,8 +73,9 @@ impl Epoll {
     /// # Errors
     /// None in practice; an interruption by a signal counts as nothing ready.
     pub fn wait(&self, ready: &mut Vec<Ready>, limit: Option<Duration>) -> io::Result<()> {
-        /// Events taken per call; more come with the next one.
-        const BATCH: usize = 64;
+        /// Events taken per call; more come with the next one. Few, because they lie on the stack
+        /// of every thread that waits.
+        const BATCH: usize = 16;
         ready.clear();
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         crate::calls::note();

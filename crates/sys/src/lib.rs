@@ -16,6 +16,7 @@ mod inherited;
 mod process;
 mod signal;
 mod socket;
+mod stack;
 mod tap;
 mod timer;
 mod uring;
@@ -37,7 +38,10 @@ pub use process::{ask_to_end, process_fd};
 pub use signal::{
     StopSignal, Wish, WishSignal, end_on_closed_pipe, raise_file_limit, raise_lock_limit,
 };
-pub use socket::{Connection, Listener, MAX_FDS_PER_MESSAGE, Received, connect_unix, listen_unix};
+pub use socket::{
+    Connection, Listener, MAX_FDS_PER_MESSAGE, Received, connect_unix, listen_unix, wait_for_any,
+};
+pub use stack::give_back_stack;
 pub use tap::{TAP_HEADER_BYTES, Tap, TapOffloads};
 pub use timer::Timer;
 pub use uring::{Completed, MAX_SPANS_PER_TRANSFER, Transfer, Uring};

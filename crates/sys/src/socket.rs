@@ -196,6 +196,25 @@ impl AsFd for Connection {
     }
 }
 
+/// Waits until there is something to read from any of `fds`, for up to `limit`; returns for each
+/// whether there is.
+///
+/// # Errors
+/// None in practice; an interruption by a signal counts as nothing ready.
+pub fn wait_for_any(fds: &[BorrowedFd<'_>], limit: std::time::Duration) -> io::Result<Vec<bool>> {
+    let limit =
+        rustix::event::Timespec::try_from(limit).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let input = rustix::event::PollFlags::IN;
+    let polled = |fd| rustix::event::PollFd::from_borrowed_fd(fd, input);
+    let mut polled: Vec<_> = fds.iter().copied().map(polled).collect();
+    crate::calls::note();
+    match rustix::event::poll(&mut polled, Some(&limit)) {
+        Ok(_) => Ok(polled.iter().map(|fd| !fd.revents().is_empty()).collect()),
+        Err(Errno::INTR) => Ok(vec![false; fds.len()]),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// A listening UNIX socket that removes its path when dropped.
 #[derive(Debug)]
 pub struct Listener {

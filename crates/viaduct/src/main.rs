@@ -47,9 +47,20 @@ fn main() -> ExitCode {
     match run(&cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("viaduct: {error:#}");
+            let text = format!("{error:#}");
+            eprintln!("viaduct: {text}{}", advice(&text));
             ExitCode::from(status(&error))
         }
+    }
+}
+
+/// What to do about an error that is about this process and not about what it attempted.
+fn advice(error: &str) -> &'static str {
+    // As the system puts EMFILE, wherever in the chain of reasons it stands.
+    if error.contains("Too many open files") {
+        "; allow more: 'ulimit -Hn' in the shell, LimitNOFILE= in a unit (a bridge has up to 20)"
+    } else {
+        ""
     }
 }
 

@@ -27,7 +27,6 @@ pub struct Bridge {
 
 struct Running {
     name: String,
-    stop: Stop,
     /// How long it may take to finish what is in flight after a signal.
     time_to_end: Duration,
     thread: JoinHandle<()>,
@@ -62,13 +61,16 @@ pub fn run_with(
     let wake = Arc::new(EventFd::new()?);
     let (ended, ends) = channel();
     let mut running = Vec::new();
+    // One for all: each would take a descriptor of its own.
+    let end = Stop::new().context("can't make an eventfd")?;
     for bridge in bridges {
-        running.push(start(bridge, &wake, &ended)?);
+        running.push(start(bridge, &end, &wake, &ended)?);
     }
     started();
     let mut reports = reports.unwrap_or_default();
     let result = wait(&mut running, &signals, &wake, &ends, &mut reports);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    end.ask();
     drain(running, &wake, &ends);
     reports.conclude();
     result
@@ -76,12 +78,16 @@ pub fn run_with(
 
 type Ended = (String, Result<(), EndError>);
 
-fn start(bridge: Bridge, wake: &Arc<EventFd>, ended: &Sender<Ended>) -> Result<Running> {
+fn start(
+    bridge: Bridge,
+    end: &Stop,
+    wake: &Arc<EventFd>,
+    ended: &Sender<Ended>,
+) -> Result<Running> {
     let Bridge { name, driver, device } = bridge;
-    let stop = Stop::new()?;
     let time_to_end = driver.time_to_end();
     let (wake, ended, thread_name, thread_stop) =
-        (Arc::clone(wake), ended.clone(), name.clone(), stop.clone());
+        (Arc::clone(wake), ended.clone(), name.clone(), end.clone());
     let thread = std::thread::Builder::new()
         .name(name.clone())
         .stack_size(STACK_BYTES)
@@ -92,7 +98,7 @@ fn start(bridge: Bridge, wake: &Arc<EventFd>, ended: &Sender<Ended>) -> Result<R
             wake.signal();
         })
         .with_context(|| format!("can't start a thread for {name}"))?;
-    Ok(Running { name, stop, time_to_end, thread })
+    Ok(Running { name, time_to_end, thread })
 }
 
 /// What a person may send.
@@ -163,11 +169,8 @@ fn wait(
     first_error.map_or(Ok(()), Err)
 }
 
-/// Asks the remaining bridges to end and waits for them, but not for ever.
+/// Waits for the remaining bridges, which were asked to end, but not for ever.
 fn drain(running: Vec<Running>, wake: &EventFd, ends: &Receiver<Ended>) {
-    for bridge in &running {
-        bridge.stop.ask();
-    }
     let longest = running.iter().map(|bridge| bridge.time_to_end).max().unwrap_or_default();
     let deadline = Instant::now() + longest;
     let mut left = running.len();

@@ -233,3 +233,26 @@ fn the_demo_runs_and_says_what_to_do_next() {
     }
     assert!(shown.contains("qemu-system-x86_64"), "{shown}");
 }
+
+#[test]
+fn who_is_out_of_descriptors_is_told_which_limit_to_raise() {
+    let folder = TempDir::new().unwrap();
+    let mut file = String::new();
+    for number in 0..20 {
+        let socket = folder.path().join(number.to_string());
+        let socket = socket.display();
+        file += &format!("[bridge.b{number}]\ndriver = \"vhost-user:{socket}\"\n");
+        file += "device = \"blk:null=1M\"\n";
+    }
+    let path = folder.path().join("many.toml");
+    fs::write(&path, file).unwrap();
+    let program = env!("CARGO_BIN_EXE_viaduct");
+    let script = format!("ulimit -n 60; exec {program} run {}", path.display());
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let errors = text(&output.stderr);
+    assert!(!output.status.success() && errors.contains("ulimit -Hn"), "{errors}");
+    // With the limit the program raises to, not the one it was started with.
+    let script = format!("ulimit -Sn 60; exec timeout 1 {program} run {}", path.display());
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert!(text(&output.stdout).contains("b19:"), "{}", text(&output.stderr));
+}

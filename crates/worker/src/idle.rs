@@ -22,10 +22,11 @@ const LAST_PAUSE: u32 = 1 << 16;
 /// How long to poll before sleeping, learnt from what the waiting was good for.
 ///
 /// Starts at 0. A wake-up that comes so soon after falling asleep that work must have come within
-/// the longest window shows that polling a little longer would have saved it: the window doubles. A window that passed empty before a
-/// longer sleep was for nothing: it halves. Where even the longest window keeps passing empty just
-/// before work comes, polling is given up for a while, which takes longer each time: then it is
-/// the polling that keeps the peer from running, or the peer is too slow.
+/// the longest window shows that polling a little longer would have saved it: the window doubles. A
+/// window that passed empty before a longer sleep was for nothing: it halves. Where even the
+/// longest window keeps passing empty just before work comes, polling is given up for a while,
+/// which takes longer each time: then it is the polling that keeps the peer from running, or the
+/// peer is too slow.
 #[derive(Clone, Copy, Debug)]
 pub struct SpinWindow {
     window: Duration,

@@ -13,15 +13,20 @@
 mod handle;
 mod idle;
 mod pool;
+mod quiet;
 mod run;
 
 pub use handle::TaskHandle;
 pub use idle::{MAX_SPIN, SpinWindow};
 pub use pool::{PollCycles, PoolOptions, Workers, usual_spin};
+pub use quiet::Quiet;
 
 use std::any::Any;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Instant;
+
+use sys::EventFd;
 
 /// How a poll went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +42,17 @@ pub enum Progress {
 
 /// The data path of one queue, or of a few that belong together.
 pub trait Task: Any + Send {
-    /// The descriptors whose readiness means work. Asked for when the task starts and after each
-    /// [`TaskHandle::call`].
-    fn wake_on(&self) -> Vec<BorrowedFd<'_>>;
+    /// The events whose signals mean work. Asked for, as [`Task::wake_on`], when the task starts
+    /// and after each [`TaskHandle::call`].
+    fn bells(&self) -> Vec<Arc<EventFd>> {
+        Vec::new()
+    }
+
+    /// The other descriptors whose readiness means work. They are duplicated, so the task may
+    /// close its own at any time.
+    fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
 
     /// Does up to `budget` requests' worth of work, without waiting and without allocating.
     fn poll(&mut self, budget: u32) -> Progress;

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -16,8 +16,8 @@ use crate::{PollCycles, PoolOptions, Progress, SpinWindow, Task};
 const BUDGET: u32 = 64;
 
 /// Rounds over the active tasks between two looks at the descriptors of the sleeping ones, and at
-/// the mailbox. A look is a system call of about 140 ns; a round of one task takes 30 ns if it finds
-/// nothing, and about a microsecond with a full budget.
+/// the mailbox. A look is a system call of about 140 ns; a round of one task takes 30 ns if it
+/// finds nothing, and about a microsecond with a full budget.
 const ROUNDS_PER_LOOK: u32 = 32;
 
 /// The epoll key of the mailbox.
@@ -38,8 +38,24 @@ struct Entry {
     task: Box<dyn Task>,
     state: State,
     window: SpinWindow,
-    /// What is in the epoll set for it: duplicates, so that the task may close its own at any time.
-    watched: Vec<OwnedFd>,
+    /// What is in the epoll set for it, kept open until it is taken out.
+    watched: Vec<Watched>,
+}
+
+enum Watched {
+    /// The task's own.
+    Bell(Arc<EventFd>),
+    /// A duplicate.
+    Other(OwnedFd),
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Bell(event) => event.as_fd(),
+            Self::Other(fd) => fd.as_fd(),
+        }
+    }
 }
 
 /// One thread's tasks and how it waits for them.
@@ -234,20 +250,37 @@ impl Worker {
         for fd in entry.watched.drain(..) {
             self.epoll.remove(fd);
         }
-        for fd in entry.task.wake_on() {
-            let watched = fd.try_clone_to_owned().and_then(|fd| {
-                self.epoll.add(&fd, id, Interest::ReadEdge)?;
-                Ok(fd)
-            });
-            match watched {
-                Ok(fd) => entry.watched.push(fd),
-                Err(error) => tracing::error!(%error, "a queue's doorbell can't be waited for"),
-            }
+        let duplicate = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(Watched::Other);
+        for bell in entry.task.bells() {
+            // Some tasks share a bell, and a set has a descriptor once.
+            let watched = match self.epoll.add(bell.as_fd(), id, Interest::ReadEdge) {
+                Ok(()) => {
+                    entry.watched.push(Watched::Bell(bell));
+                    continue;
+                }
+                Err(_) => duplicate(bell.as_fd()),
+            };
+            entry.watch(&self.epoll, id, watched);
+        }
+        let others: Vec<_> = entry.task.wake_on().into_iter().map(duplicate).collect();
+        for watched in others {
+            entry.watch(&self.epoll, id, watched);
         }
     }
 }
 
 impl Entry {
+    fn watch(&mut self, epoll: &Epoll, id: u64, watched: io::Result<Watched>) {
+        let added = watched.and_then(|watched| {
+            epoll.add(&watched, id, Interest::ReadEdge)?;
+            Ok(watched)
+        });
+        match added {
+            Ok(watched) => self.watched.push(watched),
+            Err(error) => tracing::error!(%error, "a queue's doorbell can't be waited for"),
+        }
+    }
+
     /// Nothing to do: spins on, or arms the notifications and goes to sleep.
     fn rest(&mut self) {
         if !self.window.length().is_zero() {

@@ -137,3 +137,45 @@ fn a_thousand_idle_tasks_cost_no_time() {
     std::thread::sleep(Duration::from_millis(500));
     assert!(ticks() - cpu_before <= 10, "idle tasks burn processor time");
 }
+
+#[test]
+fn tasks_may_share_a_bell() {
+    let workers = Workers::start(&PoolOptions::with_threads(1)).unwrap();
+    let (first, bell, ..) = counter();
+    let tasks = [counter(), counter()].map(|(mut task, _, pending, zero)| {
+        task.bell = Arc::clone(&bell);
+        (Shared(task), pending, zero)
+    });
+    let handles = tasks.map(|(task, pending, zero)| (workers.spawn(task), pending, zero));
+    for (handle, ..) in &handles {
+        handle.call(|_| ()).unwrap();
+    }
+    for (_, pending, _) in &handles {
+        pending.fetch_add(1, Ordering::SeqCst);
+    }
+    bell.signal();
+    for (_, _, zero) in &handles {
+        assert_eq!(zero.recv_timeout(SOON).unwrap(), 1);
+    }
+    drop((handles, first));
+}
+
+/// A counter that has its event waited for as it is.
+struct Shared(Counter);
+
+impl Task for Shared {
+    fn bells(&self) -> Vec<Arc<EventFd>> {
+        vec![Arc::clone(&self.0.bell)]
+    }
+
+    fn poll(&mut self, budget: u32) -> Progress {
+        self.0.poll(budget)
+    }
+
+    fn arm(&mut self) -> bool {
+        self.0.arm()
+    }
+
+    // The event is not drained: whoever comes first would take it from the other.
+    fn disarm(&mut self) {}
+}

@@ -1,4 +1,4 @@
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -136,10 +136,12 @@ impl<S: Serve> QueueTask<S> {
 }
 
 impl<S: Serve> Task for QueueTask<S> {
+    fn bells(&self) -> Vec<Arc<EventFd>> {
+        self.kick.iter().map(Arc::clone).collect()
+    }
+
     fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
-        let mut fds = self.serve.wake_on();
-        fds.extend(self.kick.as_ref().map(|kick| kick.as_fd()));
-        fds
+        self.serve.wake_on()
     }
 
     fn poll(&mut self, budget: u32) -> Progress {

@@ -6,6 +6,7 @@
 //! ones and ignore writes.
 
 mod capability;
+mod image;
 mod space;
 
 pub use capability::{Msi, Msix, PcieCapability, PcieKind};

@@ -1,3 +1,4 @@
+use super::image::Image;
 use super::{
     CONVENTIONAL_LEN, EXPRESS_LEN, PcieCapability, capability_id, command, offset, status,
 };
@@ -34,13 +35,13 @@ pub struct ConfigEffect {
 /// Size and masks of a configuration space with its bytes. See the [module](super).
 #[derive(Clone, Debug)]
 pub struct ConfigSpace {
-    bytes: Vec<u8>,
+    bytes: Image,
     /// Bits that a driver changes.
-    writable: Vec<u8>,
+    writable: Image,
     /// Bits that a driver clears by writing ones.
-    clearable: Vec<u8>,
+    clearable: Image,
     /// Bytes as they are after a reset.
-    pristine: Vec<u8>,
+    pristine: Image,
     /// Offset of the last capability's link, and the first free byte.
     last_link: usize,
     free: usize,
@@ -58,10 +59,10 @@ impl ConfigSpace {
     pub fn new(ids: DeviceIds, bars: &[BarLayout; 6], express: bool) -> Self {
         let len = if express { EXPRESS_LEN } else { CONVENTIONAL_LEN };
         let mut space = Self {
-            bytes: vec![0; len],
-            writable: vec![0; len],
-            clearable: vec![0; len],
-            pristine: Vec::new(),
+            bytes: Image::zeros(len),
+            writable: Image::zeros(len),
+            clearable: Image::zeros(len),
+            pristine: Image::zeros(len),
             last_link: offset::CAPABILITIES,
             free: offset::FIRST_CAPABILITY,
             extended_link: None,
@@ -84,7 +85,7 @@ impl ConfigSpace {
             | command::SERR
             | command::INTX_DISABLE;
         space.allow(offset::COMMAND, &command.to_le_bytes());
-        space.clearable[offset::STATUS..][..2].copy_from_slice(&status::ERRORS.to_le_bytes());
+        space.clearable.put(offset::STATUS, &status::ERRORS.to_le_bytes());
         space.allow(offset::CACHE_LINE, &[0xff]);
         space.allow(offset::INTERRUPT_LINE, &[0xff]);
         for (index, bar) in bars.iter().enumerate() {
@@ -112,10 +113,10 @@ impl ConfigSpace {
             return Err(LayoutError::BadConfig);
         }
         let mut space = Self {
-            pristine: bytes.clone(),
-            bytes,
-            writable,
-            clearable,
+            pristine: Image::of(&bytes),
+            bytes: Image::of(&bytes),
+            writable: Image::of(&writable),
+            clearable: Image::of(&clearable),
             last_link: offset::CAPABILITIES,
             free: CONVENTIONAL_LEN,
             extended_link: None,
@@ -151,26 +152,26 @@ impl ConfigSpace {
 
     /// The bytes as they are now.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    pub fn bytes(&self) -> Vec<u8> {
+        self.bytes.to_vec()
     }
 
     /// The bytes as a reset makes them.
     #[must_use]
-    pub fn pristine(&self) -> &[u8] {
-        &self.pristine
+    pub fn pristine(&self) -> Vec<u8> {
+        self.pristine.to_vec()
     }
 
     /// The bits that a driver changes, as long as [`ConfigSpace::bytes`].
     #[must_use]
-    pub fn writable(&self) -> &[u8] {
-        &self.writable
+    pub fn writable(&self) -> Vec<u8> {
+        self.writable.to_vec()
     }
 
     /// The bits that a driver clears by writing ones, as long as [`ConfigSpace::bytes`].
     #[must_use]
-    pub fn clearable(&self) -> &[u8] {
-        &self.clearable
+    pub fn clearable(&self) -> Vec<u8> {
+        self.clearable.to_vec()
     }
 
     fn put_bar(&mut self, index: usize, bar: &BarLayout) {
@@ -210,10 +211,10 @@ impl ConfigSpace {
         self.put(at, &[id, 0]);
         self.put(at + 2, body);
         self.allow(at + 2, writable);
-        self.bytes[self.last_link] = at as u8;
+        self.put(self.last_link, &[at as u8]);
         self.last_link = at + 1;
         self.free = end;
-        self.bytes[offset::STATUS] |= status::CAPABILITIES as u8;
+        self.set_bits(offset::STATUS, status::CAPABILITIES as u8, true);
         self.note(id, at);
         self.settle();
         Ok(at)
@@ -258,14 +259,14 @@ impl ConfigSpace {
     /// Whether there are no bytes; never true.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.bytes.len() == 0
     }
 
     /// A driver reads from byte `at` on.
     pub fn read(&self, at: u64, into: &mut [u8]) {
         for (n, byte) in into.iter_mut().enumerate() {
             let place = usize::try_from(at.saturating_add(n as u64)).unwrap_or(usize::MAX);
-            *byte = self.bytes.get(place).copied().unwrap_or(0xff);
+            *byte = self.bytes.get(place).unwrap_or(0xff);
         }
     }
 
@@ -277,9 +278,10 @@ impl ConfigSpace {
         let mut effect = ConfigEffect::default();
         for (n, &byte) in from.iter().enumerate() {
             let place = usize::try_from(at.saturating_add(n as u64)).unwrap_or(usize::MAX);
-            let Some(old) = self.bytes.get_mut(place) else { break };
+            let Some(old) = self.bytes.get(place) else { break };
             let mask = self.writable[place];
-            *old = (*old & !mask | byte & mask) & !(byte & self.clearable[place]);
+            let new = (old & !mask | byte & mask) & !(byte & self.clearable[place]);
+            self.bytes.put(place, &[new]);
             // Initiate Function Level Reset reads as 0 whatever is written (PCIe 7.5.3.4).
             if self.express.is_some_and(|cap| place == cap + PcieCapability::FLR_BYTE) {
                 effect.reset |= byte & PcieCapability::FLR_BIT != 0;
@@ -293,30 +295,24 @@ impl ConfigSpace {
 
     /// The function sets bytes itself, whatever a driver may write.
     pub fn put(&mut self, at: usize, bytes: &[u8]) {
-        if let Some(place) = self.bytes.get_mut(at..at.saturating_add(bytes.len())) {
-            place.copy_from_slice(bytes);
-        }
+        self.bytes.put(at, bytes);
     }
 
     /// The function sets or clears bits of the byte at `at`.
     pub fn set_bits(&mut self, at: usize, bits: u8, on: bool) {
-        if let Some(byte) = self.bytes.get_mut(at) {
-            *byte = if on { *byte | bits } else { *byte & !bits };
+        if let Some(byte) = self.bytes.get(at) {
+            self.bytes.put(at, &[if on { byte | bits } else { byte & !bits }]);
         }
     }
 
     /// Lets a driver write the bits of `mask`, beginning at `at`.
     pub fn allow(&mut self, at: usize, mask: &[u8]) {
-        if let Some(place) = self.writable.get_mut(at..at.saturating_add(mask.len())) {
-            place.copy_from_slice(mask);
-        }
+        self.writable.put(at, mask);
     }
 
     /// Lets a driver clear the bits of `mask`, beginning at `at`, by writing ones.
     pub fn allow_clearing(&mut self, at: usize, mask: &[u8]) {
-        if let Some(place) = self.clearable.get_mut(at..at.saturating_add(mask.len())) {
-            place.copy_from_slice(mask);
-        }
+        self.clearable.put(at, mask);
     }
 
     /// Takes the bytes as they are now for what a reset brings back.

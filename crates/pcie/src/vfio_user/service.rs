@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mem::Mapping;
 use sys::{Connection, Epoll, EventFd, Interest, Listener, Ready};
 
-use worker::SpinWindow;
+use worker::{Quiet, SpinWindow};
 
 use super::limits::{DRAIN_LIMIT, LOOKS_PER_SWEEP};
 use super::session::{Session, Turn};
@@ -71,6 +71,7 @@ pub struct Service {
     interest: Interest,
     /// By which the client unmasks INTx, if it does so by an event.
     unmask: Option<Arc<EventFd>>,
+    quiet: Quiet,
     /// How long to poll before sleeping.
     spin: SpinWindow,
     /// Whether the window may open at all.
@@ -104,6 +105,7 @@ impl Service {
             session: None,
             interest: Interest::Read,
             unmask: None,
+            quiet: Quiet::default(),
             spin: SpinWindow::new(Duration::ZERO),
             may_spin: false,
             looks: 0,
@@ -155,7 +157,8 @@ impl Service {
             .map_err(system("wait for clients"))?;
         let mut ready = Vec::new();
         loop {
-            self.epoll.wait(&mut ready, None).map_err(system("wait for events"))?;
+            let woken = self.quiet.wait(&self.epoll, &mut ready, None);
+            woken.map_err(system("wait for events"))?;
             for event in &ready {
                 match event.key {
                     key::STOP => return Ok(()),
@@ -223,7 +226,7 @@ impl Service {
     /// says meanwhile is done already; there may be no event then.
     fn wait(&mut self, ready: &mut Vec<Ready>, limit: Option<Duration>) -> io::Result<()> {
         if !self.may_spin {
-            return self.epoll.wait(ready, limit);
+            return self.quiet.wait(&self.epoll, ready, limit);
         }
         let start = Instant::now();
         let window = limit.map_or(self.spin.length(), |limit| limit.min(self.spin.length()));
@@ -239,12 +242,13 @@ impl Service {
                 }
                 self.epoll.wait(ready, Some(Duration::ZERO))?;
                 if !ready.is_empty() {
+                    self.spin.found();
                     return Ok(());
                 }
             }
             self.spin.passed_empty();
         }
-        self.epoll.wait(ready, limit)?;
+        self.quiet.wait(&self.epoll, ready, limit)?;
         if !ready.is_empty() {
             self.spin.woken_after(start.elapsed());
         }

@@ -65,6 +65,7 @@ pub struct VirtioPci {
     generation: u8,
     queues: Vec<QueueRegisters>,
     signals: Signals,
+    /// Up to the pending bits, which are zero.
     msix_table: Vec<u8>,
 
     /// The device has been given the driver's memory since its last reset.
@@ -104,7 +105,8 @@ impl VirtioPci {
         events
             .add(signals.line_event().as_fd(), 0, Interest::Read)
             .map_err(DeviceError::system("wait for interrupts"))?;
-        let msix_table = vec![0; parts.layout.bars[usize::from(layout::MSIX_BAR)].size as usize];
+        let pending_bits = parts.layout.interrupts.msix.map_or(0, |msix| msix.pending);
+        let msix_table = vec![0; pending_bits as usize];
         let mut function = Self {
             device,
             layout: parts.layout,

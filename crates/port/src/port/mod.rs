@@ -304,7 +304,7 @@ impl Port {
 
     /// Tells the model the whole configuration space.
     fn tell_config(&mut self) {
-        let bytes = self.config.bytes().to_vec();
+        let bytes = self.config.bytes();
         self.with_link(|link| link.send(Record::new(RequestKind::Config), &bytes));
     }
 

@@ -1,9 +1,10 @@
 //! A connection to a daemon: requests and their answers, the second socket, the handshake.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use sys::{Connection, Epoll, Interest, Ready};
+use sys::{Connection, Epoll, Interest};
 use virtio::{DeviceError, Features};
 use wire::vhost_user::features as protocol;
 use wire::vhost_user::{Answer, Config, NEED_REPLY, Reply, Request, VringState, answer, rule};
@@ -84,8 +85,6 @@ impl Offer {
 pub(super) struct Link {
     channel: Channel,
     backend: Option<BackendChannel>,
-    /// Both sockets; readable when the daemon has something to say.
-    epoll: Epoll,
     /// The protocol features in force.
     pub(super) protocol: u64,
     pub(super) offer: Offer,
@@ -93,9 +92,6 @@ pub(super) struct Link {
     /// What came on the second socket and was not looked at yet.
     pub(super) events: Vec<BackendEvent>,
 }
-
-const MAIN: u64 = 0;
-const BACKEND: u64 = 1;
 
 impl Link {
     /// Introduces us to the daemon: features, protocol features, limits, the second socket.
@@ -105,12 +101,10 @@ impl Link {
         timeout: Duration,
         more: u64,
     ) -> Result<Self, LinkError> {
-        let epoll = Epoll::new()?;
         let channel = Channel::new(connection);
-        epoll.add(&channel, MAIN, Interest::Read)?;
         let offer = Offer::default();
         let mut link =
-            Self { channel, backend: None, epoll, protocol: 0, offer, timeout, events: Vec::new() };
+            Self { channel, backend: None, protocol: 0, offer, timeout, events: Vec::new() };
         link.offer = link.handshake(WANTED | more)?;
         Ok(link)
     }
@@ -137,9 +131,7 @@ impl Link {
         }
         if self.has(protocol::BACKEND_REQ) {
             let (ours, theirs) = Connection::pair()?;
-            let backend = BackendChannel::new(ours);
-            self.epoll.add(&backend, BACKEND, Interest::Read)?;
-            self.backend = Some(backend);
+            self.backend = Some(BackendChannel::new(ours));
             self.tell(Request::SetBackendReqFd, &[theirs.as_fd()])?;
         }
         self.tell(Request::SetOwner, &[])?;
@@ -254,24 +246,19 @@ impl Link {
     fn wait_for_message(&mut self, name: &'static str) -> Result<(), LinkError> {
         let broken = |error| LinkError::Broken(name, error);
         let deadline = Instant::now() + self.timeout;
-        let mut ready = Vec::new();
         while !self.channel.receive().map_err(broken)? {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(broken(ChannelError::TimedOut(self.timeout)));
             }
-            self.epoll.wait(&mut ready, Some(left))?;
-            self.serve_backend(&ready);
+            self.listen(left)?;
         }
         Ok(())
     }
 
     /// Looks at what the daemon has to say of its own accord.
     pub(super) fn poll(&mut self) -> Result<(), LinkError> {
-        let mut ready = Vec::new();
-        self.epoll.wait(&mut ready, Some(Duration::ZERO))?;
-        self.serve_backend(&ready);
-        if ready.iter().any(|ready| ready.key == MAIN) {
+        if self.listen(Duration::ZERO)? {
             let lost = |error| LinkError::Broken("waiting for work", error);
             if self.channel.receive().map_err(lost)? {
                 let unasked = "a reply nobody asked for".to_owned();
@@ -281,24 +268,41 @@ impl Link {
         Ok(())
     }
 
-    fn serve_backend(&mut self, ready: &[Ready]) {
-        let Some(backend) = &mut self.backend else { return };
-        if !ready.iter().any(|ready| ready.key == BACKEND) {
-            return;
+    /// Waits up to `limit` for either socket and serves the second one; returns whether there is
+    /// something on the main one.
+    fn listen(&mut self, limit: Duration) -> io::Result<bool> {
+        let second = self.backend.as_ref().map(|backend| backend.as_fd());
+        let fds: Vec<_> = [self.channel.as_fd()].into_iter().chain(second).collect();
+        let ready = sys::wait_for_any(&fds, limit)?;
+        if ready.get(1) == Some(&true) {
+            self.serve_backend();
         }
+        Ok(ready[0])
+    }
+
+    fn serve_backend(&mut self) {
+        let Some(backend) = &mut self.backend else { return };
         let in_band = self.protocol & protocol::INBAND_NOTIFICATIONS != 0;
         if let Err(error) = backend.serve(in_band, &mut self.events) {
             // Losing this channel costs config changes and the like; the rings go on.
             tracing::warn!("the daemon's request channel is closed: {error}");
-            self.epoll.remove(&*backend);
+            // With its only descriptor it leaves the set it was watched in.
             self.backend = None;
         }
     }
-}
 
-impl AsFd for Link {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+    /// Puts both sockets in `epoll`; readable when the daemon has something to say.
+    pub(super) fn watch(&self, epoll: &Epoll, key: u64) -> io::Result<()> {
+        epoll.add(&self.channel, key, Interest::Read)?;
+        self.backend.as_ref().map_or(Ok(()), |backend| epoll.add(backend, key, Interest::Read))
+    }
+
+    /// Takes them out.
+    pub(super) fn unwatch(&self, epoll: &Epoll) {
+        epoll.remove(&self.channel);
+        if let Some(backend) = &self.backend {
+            epoll.remove(backend);
+        }
     }
 }
 

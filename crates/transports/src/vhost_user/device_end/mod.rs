@@ -10,7 +10,7 @@ mod settings;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mem::AddressSpace;
 use sys::{Epoll, EventFd, Interest, Timer};
@@ -33,7 +33,6 @@ use settings::Settings;
 /// Numbers of what the control descriptor watches.
 const LINK: u64 = 0;
 const TIMER: u64 = 1;
-const WAKE: u64 = 2;
 /// Plus the number of the queue whose event says that it is broken.
 const BROKEN: u64 = 16;
 /// Plus the number of the queue whose driver notifies, where that is to be a message.
@@ -71,8 +70,8 @@ pub(super) struct VhostUserDevice {
     /// Whether it can log its writes for a migration.
     records_writes: bool,
     epoll: Epoll,
+    /// For the next look whether an absent daemon is back; and at once for what is in `events`.
     timer: Timer,
-    wake: EventFd,
     events: Vec<DeviceEvent>,
 }
 
@@ -94,10 +93,8 @@ impl VhostUserDevice {
         let identity = settings.identity(device, &link.offer, &mut config).map_err(refused)?;
         let system = || DeviceError::system(format!("watching {place}"));
         let (epoll, timer) = (Epoll::new().map_err(system())?, Timer::new().map_err(system())?);
-        let wake = EventFd::new().map_err(system())?;
-        epoll.add(&link, LINK, Interest::Read).map_err(system())?;
+        link.watch(&epoll, LINK).map_err(system())?;
         epoll.add(&timer, TIMER, Interest::Read).map_err(system())?;
-        epoll.add(&wake, WAKE, Interest::Read).map_err(system())?;
         Ok(Self {
             memory_slots: link.offer.memory_slots,
             records_writes: link.offer.records_writes(),
@@ -112,7 +109,6 @@ impl VhostUserDevice {
             recovery: Recovery::default(),
             epoll,
             timer,
-            wake,
             events: Vec::new(),
         })
     }
@@ -203,7 +199,7 @@ impl VhostUserDevice {
         if self.events.last() != Some(&event) {
             self.events.push(event);
         }
-        self.wake.signal();
+        self.set_timer(Duration::ZERO);
     }
 
     fn start(&mut self, setup: QueueSetup) -> Result<(), DeviceError> {
@@ -400,8 +396,8 @@ impl VirtioDevice for VhostUserDevice {
     }
 
     fn control_ready(&mut self) -> Vec<DeviceEvent> {
-        self.wake.drain();
-        if self.timer.drain() {
+        self.timer.drain();
+        if self.absence.as_ref().is_some_and(Absence::is_due) {
             self.try_again();
         }
         let polled = self.link.as_mut().map(Link::poll);
@@ -414,7 +410,11 @@ impl VirtioDevice for VhostUserDevice {
         }
         self.relay_kicks();
         self.look_at_events();
-        self.wake.drain();
+        // All there is to report goes along.
+        match &self.absence {
+            Some(absence) => self.set_timer(absence.time_left()),
+            None => self.timer.stop(),
+        }
         std::mem::take(&mut self.events)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sys::{Connection, Interest};
+use sys::Connection;
 use virtio::{DeviceError, DeviceEvent, DeviceType, Recovery};
 use wire::vhost_user::features as protocol;
 
@@ -22,13 +22,25 @@ const GREETING_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct Absence {
     since: Instant,
     retry: Duration,
+    /// When to look again.
+    due: Instant,
+}
+
+impl Absence {
+    pub(super) fn is_due(&self) -> bool {
+        self.due <= Instant::now()
+    }
+
+    pub(super) fn time_left(&self) -> Duration {
+        self.due.saturating_duration_since(Instant::now())
+    }
 }
 
 impl VhostUserDevice {
     /// The daemon is gone: the driver end is told, and tries begin.
     pub(super) fn lose(&mut self, reason: &str) {
         let Some(link) = self.link.take() else { return };
-        self.epoll.remove(&link);
+        link.unwatch(&self.epoll);
         tracing::warn!("the daemon at {} is gone: {reason}", self.place);
         if self.recovery == Recovery::ByCaller {
             for queue in std::mem::take(&mut self.session.queues).into_values() {
@@ -45,8 +57,9 @@ impl VhostUserDevice {
             self.report(DeviceEvent::NeedsReset(why));
             return;
         }
-        self.absence = Some(Absence { since: Instant::now(), retry: FIRST_RETRY });
-        self.set_timer(FIRST_RETRY);
+        let now = Instant::now();
+        // The timer is set for the report, and then for this.
+        self.absence = Some(Absence { since: now, retry: FIRST_RETRY, due: now + FIRST_RETRY });
     }
 
     /// Hangs up on a daemon that nothing else makes forget a driver, and calls again for the next
@@ -55,7 +68,7 @@ impl VhostUserDevice {
         /// Between two tries: a daemon that still sees the old connection refuses the new one.
         const PAUSE: Duration = Duration::from_millis(1);
         let Some(link) = self.link.take() else { return };
-        self.epoll.remove(&link);
+        link.unwatch(&self.epoll);
         drop(link);
         let deadline = Instant::now() + GREETING_LIMIT;
         loop {
@@ -86,7 +99,8 @@ impl VhostUserDevice {
             && matches!(self.place, Place::Connect(_))
     }
 
-    fn set_timer(&self, delay: Duration) {
+    /// When the control descriptor becomes readable without anything else happening.
+    pub(super) fn set_timer(&self, delay: Duration) {
         if let Err(error) = self.timer.set(delay, Duration::ZERO) {
             tracing::error!("the daemon at {} is not waited for: {error}", self.place);
         }
@@ -110,8 +124,7 @@ impl VhostUserDevice {
         }
         if let Some(absence) = &mut self.absence {
             absence.retry = (absence.retry * 2).min(LAST_RETRY);
-            let delay = absence.retry;
-            self.set_timer(delay);
+            absence.due = Instant::now() + absence.retry;
         }
     }
 
@@ -125,7 +138,7 @@ impl VhostUserDevice {
         let status = self.session.status;
         self.session.replay(&mut link, status)?;
         link.set_timeout(self.settings.timeout);
-        let watched = self.epoll.add(&link, LINK, Interest::Read);
+        let watched = link.watch(&self.epoll, LINK);
         watched.map_err(DeviceError::system("watching the daemon"))?;
         self.link = Some(link);
         Ok(true)

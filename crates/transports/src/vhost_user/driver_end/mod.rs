@@ -19,10 +19,12 @@ mod queues;
 mod rings;
 mod session;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sys::{Epoll, Interest};
+use sys::{Epoll, Interest, Ready};
 use virtio::{DriverEnd, EndError, Parameters, Stop, VirtioDevice};
+use worker::Quiet;
 
 use super::place::{BarePath, Place, PlaceError};
 use crate::OpenError;
@@ -32,8 +34,8 @@ use session::{Session, Terms};
 const STOP: u64 = 0;
 const DEVICE: u64 = 1;
 const LISTENER: u64 = 2;
-const SESSION: u64 = 3;
 const POISON: u64 = 4;
+// The session's are in its file.
 
 /// First and longest wait between two tries to connect.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
@@ -72,7 +74,7 @@ impl DriverEnd for VhostUserDriverEnd {
     fn serve(self: Box<Self>, device: Box<dyn VirtioDevice>, stop: Stop) -> Result<(), EndError> {
         let Self { place, terms } = *self;
         let system = |what: &str| EndError::system(format!("{what} at {place}"));
-        let epoll = Epoll::new().map_err(system("serving"))?;
+        let epoll = Arc::new(Epoll::new().map_err(system("serving"))?);
         epoll.add(&stop, STOP, Interest::Read).map_err(system("serving"))?;
         // A file that was cut: the data path only sees zeros then.
         let poison = mem::guard::event().map_err(system("serving"))?;
@@ -81,7 +83,9 @@ impl DriverEnd for VhostUserDriverEnd {
             epoll.add(control, DEVICE, Interest::Read).map_err(system("watching the device"))?;
         }
         let retry = FIRST_RETRY;
-        let mut server = Server { place, terms, epoll, device, stop, session: None, retry };
+        // Not on the stack, of which an idle thread keeps whole pages.
+        let mut server =
+            Box::new(Server { place, terms, epoll, device, stop, session: None, retry });
         server.run()
     }
 }
@@ -89,7 +93,7 @@ impl DriverEnd for VhostUserDriverEnd {
 struct Server {
     place: Place,
     terms: Terms,
-    epoll: Epoll,
+    epoll: Arc<Epoll>,
     device: Box<dyn VirtioDevice>,
     stop: Stop,
     session: Option<Session>,
@@ -98,18 +102,19 @@ struct Server {
 
 impl Server {
     fn run(&mut self) -> Result<(), EndError> {
-        let mut ready = Vec::new();
+        let (mut ready, mut quiet) = (Vec::new(), Quiet::default());
         self.watch_listener()?;
         while !self.stop.is_asked() {
             if self.session.is_none() && !self.welcome()? {
                 return Ok(());
             }
             let limit = self.patience();
-            self.epoll.wait(&mut ready, limit).map_err(EndError::system("waiting"))?;
+            let woken = quiet.wait(&self.epoll, &mut ready, limit);
+            woken.map_err(EndError::system("waiting"))?;
             if ready.iter().any(|ready| ready.key == DEVICE) {
                 self.listen_to_device();
             }
-            self.serve_session();
+            self.serve_session(&ready);
         }
         self.end_session("the bridge is ending");
         Ok(())
@@ -135,10 +140,8 @@ impl Server {
             return Ok(!ended);
         };
         self.retry = FIRST_RETRY;
-        let session = Session::new(socket, &*self.device, self.terms);
+        let session = Session::new(socket, &*self.device, self.terms, &self.epoll);
         let session = session.map_err(EndError::system("taking a connection"))?;
-        let watched = self.epoll.add(&session, SESSION, Interest::Read);
-        watched.map_err(EndError::system("watching a connection"))?;
         if let Place::Listen(listener, _) = &self.place {
             // Whoever comes now waits until this one is gone.
             self.epoll.remove(listener);
@@ -165,9 +168,9 @@ impl Server {
         }
     }
 
-    fn serve_session(&mut self) {
+    fn serve_session(&mut self, ready: &[Ready]) {
         let Some(session) = &mut self.session else { return };
-        let served = session.serve(&mut *self.device);
+        let served = session.serve(&mut *self.device, ready);
         let reason = match served {
             Ok(()) if session.is_cut() => "a file of its shared memory was cut short".to_owned(),
             Ok(()) => return,
@@ -183,7 +186,7 @@ impl Server {
     fn end_session(&mut self, reason: &str) {
         let Some(mut session) = self.session.take() else { return };
         tracing::info!("the driver's side at {} is gone: {reason}", self.place);
-        self.epoll.remove(&session);
+        session.unwatch_all();
         session.memory.space().set_miss_handler(|_, _| {});
         if let session::Outcome::Refused(why) = session.reset(&mut *self.device) {
             tracing::warn!("resetting the device: {why}");

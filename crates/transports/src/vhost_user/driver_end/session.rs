@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mem::DirtyLog;
-use sys::{Connection, Epoll, EventFd, Interest};
+use sys::{Connection, Epoll, EventFd, Interest, Ready};
 use virtio::{DeviceEvent, DeviceType, Features, InFlightArea, Status, VirtioDevice};
 use wire::vhost_user::features as protocol;
 use wire::vhost_user::{Answer, Header, Reply, Request, answer, rule};
@@ -25,8 +25,9 @@ const PARTIAL_LIMIT: Duration = Duration::from_secs(1);
 const COMPLAINTS: u32 = 10;
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(5);
 
-/// Keys in the session's epoll; in-band interrupts have [`CALL`] plus the queue's number.
-const SOCKET: u64 = 0;
+/// Keys in the server's epoll set: the socket, and in-band interrupts, which have [`CALL`] plus
+/// the queue's number.
+pub(super) const SOCKET: u64 = 3;
 pub(super) const CALL: u64 = 16;
 
 /// What is offered beyond the device's own features.
@@ -59,7 +60,8 @@ impl<T, E: std::fmt::Display> From<Result<T, E>> for Outcome {
 pub(super) struct Session {
     channel: Channel,
     payload: Vec<u8>,
-    epoll: Epoll,
+    /// The server's.
+    epoll: Arc<Epoll>,
     pub(super) backend: Option<Backend>,
     pub(super) terms: Terms,
     /// The features the driver's side accepted, vhost-user's own bits included.
@@ -87,14 +89,14 @@ impl Session {
         socket: Connection,
         device: &dyn VirtioDevice,
         terms: Terms,
+        epoll: &Arc<Epoll>,
     ) -> std::io::Result<Self> {
         let channel = Channel::new(socket);
-        let epoll = Epoll::new()?;
         epoll.add(&channel, SOCKET, Interest::Read)?;
         Ok(Self {
             channel,
             payload: Vec::new(),
-            epoll,
+            epoll: Arc::clone(epoll),
             backend: None,
             terms,
             features: None,
@@ -127,17 +129,20 @@ impl Session {
         self.channel.partial_since().map(|since| since + PARTIAL_LIMIT)
     }
 
-    /// Serves what has arrived. An error ends the connection.
-    pub(super) fn serve(&mut self, device: &mut dyn VirtioDevice) -> Result<(), ChannelError> {
+    /// Serves what has arrived, of which `ready` tells. An error ends the connection.
+    pub(super) fn serve(
+        &mut self,
+        device: &mut dyn VirtioDevice,
+        ready: &[Ready],
+    ) -> Result<(), ChannelError> {
         if self.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(ChannelError::TimedOut(PARTIAL_LIMIT));
         }
-        let mut ready = Vec::new();
-        self.epoll.wait(&mut ready, Some(Duration::ZERO))?;
         for ready in ready {
             match ready.key {
                 SOCKET => self.serve_requests(device)?,
-                key => self.interrupt_in_band(key - CALL),
+                CALL.. => self.interrupt_in_band(ready.key - CALL),
+                _ => {}
             }
         }
         Ok(())
@@ -328,6 +333,14 @@ impl Session {
         self.epoll.remove(event);
     }
 
+    /// Takes everything out of the server's set.
+    pub(super) fn unwatch_all(&self) {
+        self.epoll.remove(&self.channel);
+        self.rings.iter().filter_map(|ring| ring.inband_call.as_ref()).for_each(|event| {
+            self.unwatch(&**event);
+        });
+    }
+
     fn interrupt_in_band(&mut self, index: u64) {
         let Some(ring) = self.rings.get(index as usize) else { return };
         let signalled = ring.inband_call.as_ref().is_some_and(|event| event.drain());
@@ -346,11 +359,5 @@ impl Session {
     pub(super) fn ring_index(&self, index: u32) -> Result<usize, String> {
         let found = usize::try_from(index).ok().filter(|&index| index < self.rings.len());
         found.ok_or_else(|| format!("there is no queue {index}"))
-    }
-}
-
-impl AsFd for Session {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
     }
 }
