@@ -93,6 +93,25 @@ fn row_95_more_written_than_there_is_room() {
 }
 
 #[test]
+fn row_95_a_length_where_nothing_can_be_written_says_nothing() {
+    for in_order in [false, true] {
+        for format in [RingFormat::Split, RingFormat::Packed] {
+            let mut spec = plain(format, 8);
+            spec.in_order = in_order;
+            let rig = Rig::new(spec);
+            let mut driver = rig.driver(None);
+            driver.offer(&[segment(0, 10)], &[], 7).unwrap();
+            driver.publish_available();
+            match format {
+                RingFormat::Split => rig.raw_used(0, &[(0, 10)]),
+                RingFormat::Packed => rig.raw_descriptors(0, &[(0, 10, 0, FIRST)]),
+            }
+            assert_eq!(driver.take_used().unwrap(), Some((7, 0)), "{format}, {in_order}");
+        }
+    }
+}
+
+#[test]
 fn row_96_the_used_index_jumps_or_goes_back() {
     for index in [4, 8, 32768, 65535] {
         let (rig, mut driver) = split(3);

@@ -319,17 +319,19 @@ impl<T> Ledger<T> {
         done.into()
     }
 
-    /// Checks a used id and length as the device wrote them.
+    /// Checks a used id and length as the device wrote them; returns the id, and the length that
+    /// counts. Of a chain without room to write a length says nothing: devices are seen to put
+    /// there what they have read (vhost-device-console 0.1).
     #[inline]
-    pub(super) fn check(&self, id: u32, written: u32) -> Result<u16, QueueError> {
+    pub(super) fn check(&self, id: u32, written: u32) -> Result<(u16, u32), QueueError> {
         let index = usize::try_from(id).unwrap_or(usize::MAX);
         match self.chains.get(index) {
             Some(Pending { context: Some(_), writable_len, .. }) => {
                 let (id, writable) = (id as u16, *writable_len);
-                if written > writable {
+                if written > writable && writable > 0 {
                     return Err(QueueError::UsedTooLong { id, written, writable });
                 }
-                Ok(id)
+                Ok((id, written.min(writable)))
             }
             _ => Err(QueueError::UsedNotInFlight(id)),
         }
@@ -346,7 +348,7 @@ impl<T> Ledger<T> {
         sure: bool,
     ) -> Result<(T, u32, u16), QueueError> {
         let (head, written) = match self.check(id, written) {
-            Ok(head) => (head, written),
+            Ok(checked) => checked,
             Err(QueueError::UsedTooLong { id, .. }) if !sure => (id, 0),
             Err(error) => return Err(error),
         };

@@ -258,7 +258,7 @@ impl<T> PackedDriver<T> {
         let sure = flags & flag::WRITE != 0;
         if self.ledger.is_in_order() {
             let len = if sure || self.ledger.check(id.into(), len).is_ok() { len } else { 0 };
-            let last = self.ledger.check(id.into(), len)?;
+            let (last, len) = self.ledger.check(id.into(), len)?;
             self.ledger.begin_batch(last, len);
             return Ok(self.next_in_order());
         }

@@ -307,7 +307,7 @@ impl<T> SplitDriver<T> {
     fn next_in_order(&mut self) -> Result<(u16, u32), QueueError> {
         if !self.ledger.in_batch() {
             let (id, written) = self.used_element();
-            let last = self.ledger.check(id, written)?;
+            let (last, written) = self.ledger.check(id, written)?;
             let chains = self.ledger.begin_batch(last, written);
             if chains > u64::from(self.seen_used.wrapping_sub(self.next_used)) {
                 return Err(QueueError::UsedOutOfOrder(last));
