@@ -15,7 +15,8 @@ done
 
 # xor ax,ax; ds and es = 0; int 13h: read sector 2 to 7e00h; int 13h: write it to sector 3; then
 # the text behind the code to port 3f8h, byte by byte.
-code='31c08ed88ec0b80102bb007eb90200ba8000cd137218b80103b90300cd13720ebe317cac84c07406baf803eeebf5f4ebfd'
+code=31c08ed88ec0b80102bb007eb90200ba8000cd137218
+code=${code}b80103b90300cd13720ebe317cac84c07406baf803eeebf5f4ebfd
 {
     echo "$code" | sed 's/../\\x&/g' | xargs -0 printf '%b' | head -c 49
     printf 'the disk works\n\0'
@@ -24,10 +25,10 @@ truncate -s 510 /tmp/sector
 printf '\125\252' >>/tmp/sector
 dd if=/dev/urandom of=/tmp/some bs=512 count=1 2>/dev/null
 cat /tmp/sector /tmp/some | dd of=/tmp/disk.img conv=notrunc 2>/dev/null
-/bin/qemu-system-x86_64 -accel tcg -machine q35,memory-backend=mem -m 64M -nodefaults -display none \
-    -object memory-backend-memfd,id=mem,size=64M,share=on -bios /bin/bios-256k.bin -no-reboot \
-    -serial file:/tmp/serial -device vhost-vdpa-device-pci,vhostdev=/dev/vhost-vdpa-0 \
-    >/tmp/qemu.log 2>&1 </dev/null &
+/bin/qemu-system-x86_64 -accel tcg -machine q35,memory-backend=mem -m 64M -nodefaults \
+    -display none -object memory-backend-memfd,id=mem,size=64M,share=on \
+    -bios /bin/bios-256k.bin -no-reboot -serial file:/tmp/serial \
+    -device vhost-vdpa-device-pci,vhostdev=/dev/vhost-vdpa-0 >/tmp/qemu.log 2>&1 </dev/null &
 qemu=$!
 until grep -q 'the disk works' /tmp/serial 2>/dev/null; do
     sleep 0.2

@@ -6,6 +6,7 @@ mod cosim;
 mod growth;
 mod idle;
 mod limits;
+mod loopback;
 mod net;
 mod pass;
 mod registers;
@@ -84,6 +85,11 @@ pub const GROUPS: &[Group] = &[
         name: "growth",
         about: "How cost grows with queues, devices and payload.",
         run: growth::run,
+    },
+    Group {
+        name: "loopback",
+        about: "The machine's own disk by VDUSE, against qemu-storage-daemon's own VDUSE export.",
+        run: loopback::run,
     },
     Group {
         name: "idle",
