@@ -39,6 +39,7 @@ pub fn cases(all: bool) -> Vec<Case> {
         rows.push(("guest 6.12, dma engine in verilog, vfio and each kind of interrupt", dma_vfio));
         rows.push(("guest 6.12, dma engine in verilog, memory by messages", dma_unshared));
         rows.push(("guest 6.12, dma engine in verilog, slow memory, paced clock", dma_slow));
+        rows.push(("guest 6.12, verilog whose clock is locked to accesses, twice", locked));
         rows.push(("guest 6.12, dma engine in verilog by pcie streams, 64 bits", pcie_narrow));
         rows.push(("guest 6.12, dma engine in verilog by descriptors, 8 bits, slow", streams_slow));
     }
@@ -54,12 +55,16 @@ struct Card {
 impl Card {
     /// `options` come before the names of the sources.
     fn start(lab: &Lab, top: &str, source: &str, options: &[&str]) -> Result<Card> {
+        Card::named(lab, "card", top, source, options)
+    }
+
+    fn named(lab: &Lab, name: &str, top: &str, source: &str, options: &[&str]) -> Result<Card> {
         let file = lab.write(&format!("{top}.sv"), source.as_bytes())?;
-        let socket = lab.path("card");
+        let socket = lab.path(name);
         let mut command = lab.viaduct_in_root()?;
         command.args(["cosim", "--top", top, "--socket"]).arg(&socket);
-        command.arg("--build").arg(lab.path("build")).args(options).arg(file);
-        let mut viaduct = lab.start("viaduct", command)?;
+        command.arg("--build").arg(lab.path(&format!("{name}.build"))).args(options).arg(file);
+        let mut viaduct = lab.start(&format!("viaduct-{name}"), command)?;
         viaduct.listens_at(&socket)?;
         Ok(Card { viaduct, socket })
     }
@@ -157,6 +162,39 @@ fn dma_slow(lab: &Lab) -> Result<()> {
     let mut guest = card.plug(plan(lab)?).boot()?;
     guest.shell.run("dma sysfs 300")?;
     card.is_well()
+}
+
+/// Two cards get the same accesses, in the same order and at other times: cycle by cycle they do
+/// the same.
+fn locked(lab: &Lab) -> Result<()> {
+    let source = include_str!("../models/version.sv");
+    let mut plan =
+        Guest::plan(lab, "6.12").own_program(&cards::driver(lab, "poke", cards::POKE)?)?;
+    let mut cards = Vec::new();
+    for (number, name) in ["one", "two"].into_iter().enumerate() {
+        let wave = lab.path(&format!("{name}.vcd"));
+        let id = format!("id=1234:0f0{number}");
+        let words = ["--clock", "locked:20", "--set", &id, "--wave", &wave.to_string_lossy()];
+        let card = Card::named(lab, name, "version", source, &words)?;
+        let socket = format!(r#"{{"type":"unix","path":"{}"}}"#, card.socket.display());
+        plan = plan
+            .device(format!("pcie-root-port,id={name},chassis={}", number + 1))
+            .device(format!(r#"{{"driver":"vfio-user-pci","bus":"{name}","socket":{socket}}}"#));
+        cards.push((card, wave));
+    }
+    let mut guest = plan.boot()?;
+    guest
+        .shell
+        .run("poke 1234:0f00 r 0 w 4 5 r 4; poke 1234:0f01 r 0; poke 1234:0f01 w 4 5 r 4")?;
+    let mut waves = Vec::new();
+    for (mut card, wave) in cards {
+        card.viaduct.signal(Signal::TERM)?;
+        card.viaduct.succeeds()?;
+        waves.push(std::fs::read(wave)?);
+    }
+    ensure!(waves[0].len() > 2000, "the waveform is empty");
+    ensure!(waves[0] == waves[1], "the same accesses gave two waveforms");
+    Ok(())
 }
 
 /// A source is edited, wrongly edited, and edited again while a guest uses the card.
