@@ -4,6 +4,7 @@ mod block;
 mod busy;
 mod cosim;
 mod growth;
+mod guest;
 mod idle;
 mod limits;
 mod loopback;
@@ -60,6 +61,11 @@ pub const GROUPS: &[Group] = &[
         name: "block",
         about: "The built-in disk as a daemon, against qemu-storage-daemon.",
         run: block::run,
+    },
+    Group {
+        name: "guest",
+        about: "The built-in disk in a guest, against QEMU's own in the same guest.",
+        run: guest::run,
     },
     Group {
         name: "registers",
