@@ -389,7 +389,7 @@ fn attached(viaduct: &Daemon) -> usize {
 }
 
 /// The only child of a process.
-fn child_of(pid: u32) -> Result<u32> {
+pub(crate) fn child_of(pid: u32) -> Result<u32> {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         let found = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
@@ -405,12 +405,13 @@ fn child_of(pid: u32) -> Result<u32> {
     }
 }
 
-fn signal(pid: u32, name: &str) -> Result<()> {
+pub(crate) fn signal(pid: u32, name: &str) -> Result<()> {
     let raw = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
     let pid = raw.context("no process")?;
     let signal = match name {
         "STOP" => rustix::process::Signal::STOP,
         "CONT" => rustix::process::Signal::CONT,
+        "TERM" => rustix::process::Signal::TERM,
         _ => rustix::process::Signal::KILL,
     };
     Ok(rustix::process::kill_process(pid, signal)?)

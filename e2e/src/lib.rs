@@ -14,6 +14,7 @@ pub mod architecture;
 pub mod bare_host;
 pub mod cards;
 pub mod changes;
+pub mod cocotb;
 pub mod console;
 pub mod cpio;
 pub mod daemon;

@@ -115,6 +115,7 @@ pub fn cases(all: bool) -> Vec<Case> {
     cases.extend(crate::cards::cases(all));
     cases.extend(crate::faults::cases());
     cases.extend(crate::vhdl::cases(all));
+    cases.extend(if all { crate::cocotb::cases() } else { Vec::new() });
     cases.extend(crate::verilog::cases(all));
     cases.extend(crate::ports::cases(all));
     cases

@@ -2,9 +2,10 @@
 //! simulations that are to be compared.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ::driver::{Client, GuestMemory};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use mem::DriverAddress;
 
 /// Steps of the series.
@@ -58,6 +59,48 @@ pub fn run(socket: &Path) -> Result<Vec<u64>> {
     map.read(DriverAddress(base + HALF), &mut copied)?;
     seen.extend(copied.iter().map(|byte| u64::from(*byte) << 32));
     Ok(seen)
+}
+
+/// Writes a register `count` times, and waits until that is done; calls `written` in between.
+pub fn writes(socket: &Path, count: u32, written: impl FnOnce() -> Result<()>) -> Result<()> {
+    let memory = GuestMemory::new(MEMORY)?;
+    let mut card = Client::new(sys::connect_unix(socket)?, &memory, true)?;
+    for number in 1..=count {
+        card.write(0, 0x30, &number.to_le_bytes())?;
+    }
+    written()?;
+    let mut last = [0; 4];
+    let end = Instant::now() + Duration::from_secs(20);
+    // All ones while it has more to do than a port waits for.
+    while last != count.to_le_bytes() {
+        ensure!(Instant::now() < end, "the last write is not there");
+        card.read(0, 0x30, &mut last)?;
+    }
+    Ok(())
+}
+
+/// Copies `count` times half a MiB.
+pub fn copies(socket: &Path, count: u32) -> Result<()> {
+    const LEN: u32 = 512 << 10;
+    let memory = GuestMemory::new(2 * LEN as usize)?;
+    let (base, map) = (memory.base().0, memory.map()?);
+    map.write(DriverAddress(base), &[0x5a; 4096])?;
+    let mut card = Client::new(sys::connect_unix(socket)?, &memory, true)?;
+    card.write(7, 4, &6u16.to_le_bytes())?;
+    card.write(0, 0x08, &base.to_le_bytes())?;
+    card.write(0, 0x10, &(base + u64::from(LEN)).to_le_bytes())?;
+    card.write(0, 0x18, &LEN.to_le_bytes())?;
+    for done in 1..=count {
+        card.write(0, 0x1c, &1u32.to_le_bytes())?;
+        let mut seen = [0; 4];
+        while seen != done.to_le_bytes() {
+            card.read(0, 0x28, &mut seen)?;
+        }
+    }
+    let mut copied = [0; 4096];
+    map.read(DriverAddress(base + u64::from(LEN)), &mut copied)?;
+    ensure!(copied == [0x5a; 4096], "the copy is another");
+    Ok(())
 }
 
 /// Begins a copy; some are of nothing, some of memory that there is not.

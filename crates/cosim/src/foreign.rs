@@ -37,7 +37,9 @@ pub fn library(
     if job.clock != Clock::Free && matches!(job.clock, Clock::Paced(_)) {
         tracing::warn!("a paced clock is kept only if the simulator is quick enough");
     }
-    let folder = &job.folder;
+    // Apart from what Verilator's way leaves, which has files of the same names.
+    let folder = &job.folder.join("foreign");
+    fs::create_dir_all(folder).map_err(file("can't make the folder", folder))?;
     for (name, text) in HARNESS.iter().chain(SHIM) {
         put(folder, name, text)?;
     }
@@ -51,7 +53,7 @@ pub fn library(
     put(folder, "Vcard__Syms.h", "#include \"Vcard.h\"\n")?;
     let simulator = format!("#define TOP \"{}\"\n#include \"{}\"\n", job.top, kind.header);
     put(folder, "simulator.h", &simulator)?;
-    let (fresh, library) = (folder.join(format!("{name}.new")), folder.join(name));
+    let (fresh, library) = (folder.join(name), job.folder.join(name));
     let compiler = Tool::new("g++", ADVICE).within(folder);
     let compiler = compiler.args(["-std=gnu++17", "-O2", "-w", "-fPIC", "-shared", "-I.", "-o"]);
     let compiler = compiler.arg(&fresh).arg("foreign.cpp").args(&kind.flags);
