@@ -172,6 +172,7 @@ impl Plan<'_> {
         let line = self.lab.path(&format!("{}.line", self.name));
         let mut qemu = self.power_on()?;
         qemu.listens_at(&line)?;
+        qemu.listens_at(&monitor)?;
         let stream = UnixStream::connect(&line).context("connect to the guest's serial line")?;
         Ok((qemu, File::from(OwnedFd::from(stream)), monitor))
     }
