@@ -19,6 +19,7 @@ pub mod console;
 pub mod cpio;
 pub mod daemon;
 pub mod driver;
+pub mod far;
 pub mod faults;
 pub mod firmware;
 pub mod guest;

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod area;
+pub mod far;
 pub mod fault;
 mod inbound;
 pub mod limits;

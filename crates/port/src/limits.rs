@@ -35,3 +35,14 @@ pub const MAX_MESSAGES_WAITING: usize = 1024;
 
 /// Most interrupts and answers that a model holds back while the port is busy.
 pub const MAX_ANSWERS_WAITING: usize = 64 << 10;
+
+/// How often an end of a stream to another machine gives a sign of life, and looks for one.
+pub const FAR_TICK: Duration = Duration::from_millis(500);
+
+/// How long the other end may say nothing before it counts as gone: several signs of life, and
+/// longer than a busy machine keeps a process waiting.
+pub const FAR_SILENCE: Duration = Duration::from_secs(5);
+
+/// How much may wait for a stream to another machine: about what a ring holds, so that neither
+/// waits for the other long.
+pub const FAR_OUTPUT_BYTES: usize = 256 << 10;

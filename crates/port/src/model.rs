@@ -412,7 +412,7 @@ fn spin_limit() -> Duration {
 type Bars = [Option<Arc<Mapping>>; 6];
 
 /// What comes with a Welcome.
-fn enter(
+pub(crate) fn enter(
     welcome: Welcome,
     fds: Vec<OwnedFd>,
     layout: &FunctionLayout,
@@ -433,7 +433,7 @@ fn enter(
 }
 
 /// The next message on the socket, which is on its way.
-fn next_message(
+pub(crate) fn next_message(
     socket: &Connection,
     framer: &mut Framer<Cosim>,
 ) -> Result<(Message, Vec<OwnedFd>), ModelError> {

@@ -150,6 +150,12 @@ impl<K: Kind> Producer<K> {
         Ok(self.consumed == self.produced)
     }
 
+    /// How many bytes the consumer had taken when it was last looked at, since the beginning.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.consumed
+    }
+
     /// Appends a record with `data`, whose length is set here.
     ///
     /// # Errors

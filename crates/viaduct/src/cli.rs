@@ -222,13 +222,33 @@ pub struct Pcie {
     #[command(subcommand)]
     pub action: Option<PcieAction>,
     /// Listen here for the virtual machine (vfio-user)
-    #[arg(long, value_name = "PATH", required = true)]
+    #[arg(long, value_name = "PATH", required_unless_present = "connect")]
     socket: Option<PathBuf>,
     /// Start this command as the model, and again whenever it ends
     #[arg(long, value_name = "COMMAND")]
     pub model: Option<String>,
     #[command(flatten)]
+    pub far: Far,
+    #[command(flatten)]
     pub service: CardService,
+}
+
+/// A model on another machine.
+#[derive(Args, Debug)]
+pub struct Far {
+    /// Wait here for the model of another machine, which 'viaduct pcie --connect' runs there
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["connect", "model"])]
+    pub listen: Option<String>,
+    /// Run the model for the port of another machine, which waits there with --listen
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["socket", "faults", "record"])]
+    pub connect: Option<String>,
+    /// Both machines prove to each other that they know what is in this file; by default what
+    /// VIADUCT_TOKEN says
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Let anybody in who can reach the address
+    #[arg(long, conflicts_with = "token_file")]
+    pub no_token: bool,
 }
 
 /// How a card is served, whatever its model is.
@@ -367,7 +387,11 @@ back.
 
 Examples:
   viaduct pcie --socket /tmp/dev.sock --model ./my-device
-  viaduct pcie --socket /tmp/dev.sock --model-socket /tmp/model.sock";
+  viaduct pcie --socket /tmp/dev.sock --model-socket /tmp/model.sock
+
+The model on another machine; both know a token (head -c 32 /dev/urandom | base64 > token):
+  viaduct pcie --socket /tmp/dev.sock --listen 192.0.2.1:4711 --token-file token
+  viaduct pcie --connect 192.0.2.1:4711 --token-file token --model ./my-device";
 
 /// `viaduct cosim`.
 #[derive(Args, Debug)]

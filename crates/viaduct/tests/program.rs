@@ -151,7 +151,7 @@ fn many_bridges_run_from_one_file() {
 
 #[test]
 fn mistakes_are_answered_with_what_would_be_right() {
-    let cases: [(&[&str], i32, &str); 12] = [
+    let cases: [(&[&str], i32, &str); 14] = [
         (&["bridge", "vfio-user:/x"], 2, "Usage"),
         (&["bridge", "nonsense", "rng:"], 2, "SCHEME:PATH"),
         (&["bridge", "rng:", "rng:"], 2, "vfio-user:"),
@@ -163,6 +163,8 @@ fn mistakes_are_answered_with_what_would_be_right() {
         (&["bridge", "vfio-user:/nowhere/at/all", "rng:"], 3, "/nowhere/at/all"),
         (&["bridge", "vfio-user:/tmp/x", "blk:path=/nowhere/disk"], 3, "/nowhere/disk"),
         (&["bridge", "vfio-user:/tmp/x", "rng:", "mode=quick"], 2, "translate"),
+        (&["pcie", "--connect", "192.0.2.1:9", "--model", "x"], 2, "--token-file"),
+        (&["pcie", "--connect", "127.0.0.1:9"], 2, "--model-socket"),
         (&["run", "/nowhere.toml"], 1, "/nowhere.toml"),
     ];
     for (words, status, needle) in cases {

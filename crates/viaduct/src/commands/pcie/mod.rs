@@ -1,6 +1,7 @@
 //! `viaduct pcie`: a PCIe device in a virtual machine, whose model is another process.
 
 mod control;
+mod far;
 mod fault;
 mod spec;
 mod trace;
@@ -29,7 +30,18 @@ pub fn run(options: &cli::Pcie) -> Result<()> {
         Some(cli::PcieAction::Diff(options)) => return trace::diff(options),
         Some(cli::PcieAction::Show(options)) => return trace::show(options),
     }
-    serve(options.socket(), options.model.as_deref(), &options.service, |_| Ok(()))
+    if let Some(address) = &options.far.connect {
+        return far::connect(address, options);
+    }
+    let socket = options.socket();
+    let models = models(socket, &options.service);
+    let mut server = None;
+    let served = serve(socket, options.model.as_deref(), &options.service, |_| {
+        server = far::Server::start(&options.far, models)?;
+        Ok(())
+    });
+    drop(server);
+    served
 }
 
 /// Serves a card at `socket` until stopped, with `model` started here if it is given; `begin` is
@@ -73,7 +85,7 @@ impl Opened {
         };
         let recorder = options.record.as_ref().map(record).transpose()?;
         let signal = StopSignal::install().context("can't take over SIGTERM")?;
-        let models = options.model_socket.clone().unwrap_or_else(|| beside(socket, ".model"));
+        let models = models(socket, options);
         let machine = listen("driver", socket)?;
         let gate = listen("model", &models)?;
         // A model may be started in another folder.
@@ -116,6 +128,11 @@ impl Opened {
         ready();
         Ok(service.run(stop)?)
     }
+}
+
+/// Where models connect.
+fn models(socket: &Path, options: &cli::CardService) -> PathBuf {
+    options.model_socket.clone().unwrap_or_else(|| beside(socket, ".model"))
 }
 
 fn beside(socket: &Path, end: &str) -> PathBuf {
