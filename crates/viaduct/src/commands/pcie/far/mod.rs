@@ -6,10 +6,10 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use proof::Token;
@@ -23,6 +23,10 @@ use crate::cli;
 const TOKEN_VARIABLE: &str = "VIADUCT_TOKEN";
 /// Most connections whose proof is waited for at once; more are closed.
 const MAX_ARRIVING: usize = 8;
+/// Most lines about those that are not let in, in [`COMPLAINTS_WINDOW`].
+const MAX_COMPLAINTS: u32 = 10;
+/// The time [`MAX_COMPLAINTS`] is for.
+const COMPLAINTS_WINDOW: Duration = Duration::from_secs(5);
 /// Longest wait for a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// First pause before the next connection, doubled each time that the model was not let in.
@@ -51,8 +55,10 @@ impl Server {
         let listener = Listener::from_fd(listener.into())?;
         let stop = Arc::new(EventFd::new()?);
         let asked = Arc::clone(&stop);
+        let complaints = Complaints::default();
         let run = move || {
-            if let Err(error) = (Hall { listener, token, models, stop: asked }).serve() {
+            if let Err(error) = (Hall { listener, token, models, stop: asked, complaints }).serve()
+            {
                 tracing::error!("no model on another machine can come any more: {error}");
             }
         };
@@ -76,6 +82,25 @@ struct Hall {
     token: Token,
     models: PathBuf,
     stop: Arc<EventFd>,
+    complaints: Complaints,
+}
+
+/// Lines about strangers, of whom there may be thousands a second.
+#[derive(Default)]
+struct Complaints(Mutex<Option<(Instant, u32)>>);
+
+impl Complaints {
+    /// Whether one more may be logged now.
+    fn allowed(&self) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let (since, lines) = state.get_or_insert((now, 0));
+        if now.duration_since(*since) > COMPLAINTS_WINDOW {
+            (*since, *lines) = (now, 0);
+        }
+        *lines += 1;
+        *lines <= MAX_COMPLAINTS
+    }
 }
 
 impl Hall {
@@ -115,19 +140,22 @@ impl Hall {
     /// Somebody has connected.
     fn receive(&self, socket: Connection, arriving: &AtomicUsize, is_taken: &AtomicBool) {
         let proved = no_delay(&socket).map_err(Into::into);
-        let proved = proved.and_then(|()| {
+        let mut proved = proved.and_then(|()| {
             // One at a time: who comes meanwhile is told by the closed connection.
             match is_taken.load(Ordering::SeqCst) {
-                true => Err(proof::NotProved::Closed),
+                true => Err(proof::NotProved::Busy),
                 false => proof::to_caller(&socket, &self.token),
             }
         });
         arriving.fetch_sub(1, Ordering::SeqCst);
-        if let Err(why) = proved {
-            return tracing::warn!("a model end was not let in: {why}");
+        if proved.is_ok() && is_taken.swap(true, Ordering::SeqCst) {
+            proved = Err(proof::NotProved::Busy);
         }
-        if is_taken.swap(true, Ordering::SeqCst) {
-            return tracing::warn!("a model end was not let in: another one is there");
+        if let Err(why) = proved {
+            if self.complaints.allowed() {
+                tracing::warn!("a model end was not let in: {why}");
+            }
+            return;
         }
         tracing::info!("somebody on another machine is let in");
         let ended = port::far::machine_end(socket, &self.models, (*self.stop).as_fd());
@@ -267,4 +295,47 @@ fn read_token(path: &Path) -> Result<Vec<u8>> {
     let limit = 2 * proof::MOST_TOKEN as u64;
     file.take(limit).read_to_end(&mut text).with_context(|| format!("can't read {shown}"))?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn a_flood_of_strangers_is_turned_away_and_hardly_heard_of() {
+        let complaints = Complaints::default();
+        let lines = (0..1000).filter(|_| complaints.allowed()).count();
+        assert!((1..=MAX_COMPLAINTS as usize).contains(&lines), "{lines}");
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = Arc::new(EventFd::new().unwrap());
+        let hall = Hall {
+            listener: Listener::from_fd(listener.into()).unwrap(),
+            token: Token::new(b"0123456789abcdef").unwrap(),
+            models: PathBuf::from("/nowhere"),
+            stop: Arc::clone(&stop),
+            complaints,
+        };
+        let thread = std::thread::spawn(move || hall.serve().unwrap());
+        // They say nothing: eight are waited for, the others are closed at once.
+        let begin = Instant::now();
+        let strangers: Vec<_> = (0..50).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let mut greeted = 0;
+        for mut stranger in strangers {
+            let mut heard = Vec::new();
+            stranger.set_read_timeout(Some(10 * proof::LIMIT)).unwrap();
+            let _ = stranger.read_to_end(&mut heard);
+            greeted += usize::from(!heard.is_empty());
+        }
+        // A machine that stands still meanwhile lets a second lot in.
+        assert!((1..=2 * MAX_ARRIVING).contains(&greeted), "{greeted} were listened to");
+        assert!(begin.elapsed() < 5 * proof::LIMIT, "{:?}", begin.elapsed());
+        // One that knows the token finds its place free.
+        let socket = call(&[address]).unwrap();
+        proof::to_listener(&socket, &Token::new(b"0123456789abcdef").unwrap()).unwrap();
+        stop.signal();
+        thread.join().unwrap();
+    }
 }

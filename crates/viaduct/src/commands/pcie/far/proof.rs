@@ -53,6 +53,9 @@ pub enum NotProved {
     /// It does not accept ours.
     #[error("the other end closed: it has another token, or another model is attached")]
     Closed,
+    /// There is one already.
+    #[error("another one is there")]
+    Busy,
     /// It says nothing.
     #[error("the other end said nothing for {LIMIT:?}")]
     Late,
