@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mem::Access;
 use sys::EventFd;
-use virtqueue::{Burst, Chain, ChainId, IndirectArea, QueueError, QueuePosition, QueueSpec};
+use virtqueue::{Chain, ChainId, IndirectArea, QueueError, QueuePosition, QueueSpec};
 use worker::{Progress, Task};
 
 use crate::fault::Fault;
@@ -23,8 +23,6 @@ const RECHECK: Duration = Duration::from_millis(100);
 pub struct QueueBridge<M: Mover> {
     parts: BridgeParts<M>,
     chain: Chain,
-    /// Empty between two polls.
-    burst: Burst,
     limiter: Option<Limiter>,
     /// Chains taken from the driver and handed on.
     taken: u32,
@@ -63,7 +61,6 @@ impl<M: Mover> QueueBridge<M> {
     pub fn new(parts: BridgeParts<M>) -> Self {
         Self {
             chain: Chain::with_capacity(parts.driver.size().into()),
-            burst: Burst::new(),
             limiter: Limiter::new(parts.limits),
             parts,
             taken: 0,

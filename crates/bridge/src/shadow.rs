@@ -44,9 +44,10 @@ pub struct Shadow {
     gone: bool,
     /// Why it did not take the driver's memory, if it did not.
     refused: Option<String>,
-    queues: Vec<Option<Queue>>,
+    /// Boxes, here and in the next: what does not run is to take no memory.
+    queues: Vec<Option<Box<Queue>>>,
     /// How queues that the driver has disabled go on.
-    paused: Vec<Option<QueueSetup>>,
+    paused: Vec<Option<Box<QueueSetup>>>,
     counters: Vec<Arc<Counters>>,
     sink: EventSink,
     events: EventSource,
@@ -196,7 +197,7 @@ impl Shadow {
         result
     }
 
-    fn queue_mut(&mut self, index: u16) -> Option<&mut Option<Queue>> {
+    fn queue_mut(&mut self, index: u16) -> Option<&mut Option<Box<Queue>>> {
         self.queues.get_mut(usize::from(index))
     }
 
@@ -241,7 +242,7 @@ impl Shadow {
             Err(error) => return Err(error),
         }
         if let Some(slot) = self.queue_mut(index) {
-            *slot = Some(Queue { control, driver: setup, setup: shown, tables });
+            *slot = Some(Box::new(Queue { control, driver: setup, setup: shown, tables }));
         }
         Ok(())
     }

@@ -104,9 +104,17 @@ impl DriverEnd for VfioUserEnd {
     }
 
     fn serve(self: Box<Self>, device: Box<dyn VirtioDevice>, stop: Stop) -> Result<(), EndError> {
+        self.service(device)?.run(&stop).map_err(end_error)
+    }
+}
+
+impl VfioUserEnd {
+    /// Not on the stack, of which an idle thread keeps whole pages; nor is what it is made of.
+    #[inline(never)]
+    fn service(self, device: Box<dyn VirtioDevice>) -> Result<Box<Service>, EndError> {
         let function = VirtioPci::new(device, self.options)?;
         let service = Service::new(Box::new(function), self.source).map_err(end_error)?;
-        service.spinning(self.spin).run(&stop).map_err(end_error)
+        Ok(Box::new(service.spinning(self.spin)))
     }
 }
 

@@ -156,13 +156,14 @@ pub(crate) fn crash_point() {
 pub(crate) struct Again<C> {
     chains: Vec<C>,
     next: usize,
-    /// By id: taken from here, and not given back.
+    /// By id: taken from here, and not given back. Empty if there was nothing to take.
     taken: Box<[bool]>,
 }
 
 impl<C> Again<C> {
     fn new(chains: Vec<C>, size: u16) -> Self {
-        Self { chains, next: 0, taken: vec![false; size.into()].into_boxed_slice() }
+        let ids = if chains.is_empty() { 0 } else { size.into() };
+        Self { chains, next: 0, taken: vec![false; ids].into_boxed_slice() }
     }
 
     /// The next chain to take again.
@@ -189,6 +190,6 @@ impl<C> Again<C> {
 
     /// Notes that `id` is done; returns whether it was taken from here.
     fn finish(&mut self, id: u16) -> bool {
-        std::mem::take(&mut self.taken[usize::from(id)])
+        self.taken.get_mut(usize::from(id)).is_some_and(std::mem::take)
     }
 }

@@ -362,14 +362,17 @@ fn an_indirect_table_without_translation_can_be_tried_again() {
 
 #[test]
 fn row_29_the_same_head_twice() {
-    let mut target = Target::split(&[(DATA, 1, 0, 0), (DATA, 1, 0, 0)], 0);
-    let (id, ..) = target.take_one();
-    target.rig.raw_available(1, &[0]);
-    assert!(matches!(target.take(), Err(QueueError::AvailableTwice(0))));
-    target.device.give_back(id, 0);
-    // Once it is given back the head is free again.
-    let (id, ..) = target.take_one();
-    target.device.give_back(id, 0);
+    // The higher ones have no entry until they are taken.
+    for head in [0, 5, 7] {
+        let mut target = Target::split(&[(DATA, 1, 0, 0); 8], head);
+        let (id, ..) = target.take_one();
+        target.rig.raw_available(1, &[head]);
+        assert!(matches!(target.take(), Err(QueueError::AvailableTwice(at)) if at == head));
+        target.device.give_back(id, 0);
+        // Once it is given back the head is free again.
+        let (id, ..) = target.take_one();
+        target.device.give_back(id, 0);
+    }
 }
 
 #[test]

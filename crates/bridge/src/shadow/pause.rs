@@ -31,7 +31,7 @@ impl Shadow {
             tracing::debug!(index, %error, "a device can't disable a queue that is stopped next");
         }
         setup.spec.start_at = self.stop_shadow(index)?;
-        self.paused[usize::from(index)] = Some(setup);
+        self.paused[usize::from(index)] = Some(Box::new(setup));
         Ok(())
     }
 
@@ -64,6 +64,6 @@ impl Shadow {
 
     /// How the queue would have gone on, had it been enabled again.
     pub(super) fn take_paused(&mut self, index: u16) -> Option<QueueSetup> {
-        self.paused.get_mut(usize::from(index)).and_then(Option::take)
+        self.paused.get_mut(usize::from(index)).and_then(Option::take).map(|setup| *setup)
     }
 }

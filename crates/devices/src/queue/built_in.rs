@@ -96,7 +96,8 @@ pub(crate) trait Model: Send + 'static {
 pub(crate) struct BuiltIn<M: Model> {
     model: M,
     workers: Arc<Workers>,
-    queues: BTreeMap<u16, TaskHandle<QueueTask<M::Queue>>>,
+    /// Boxes, because a map has room for several values from the start.
+    queues: BTreeMap<u16, Box<TaskHandle<QueueTask<M::Queue>>>>,
     sink: EventSink,
     source: EventSource,
     /// The event source and the model's own descriptors as one.
@@ -207,7 +208,7 @@ impl<M: Model> VirtioDevice for BuiltIn<M> {
         let access = QueueAccess::new(&setup)?;
         let queue = self.model.make_queue(index)?;
         let task = QueueTask::new(setup, access, queue, self.sink.clone());
-        self.queues.insert(index, self.workers.spawn(task));
+        self.queues.insert(index, Box::new(self.workers.spawn(task)));
         Ok(())
     }
 

@@ -27,7 +27,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use sys::{Epoll, Interest};
 use virtio::{DeviceError, Features, StatusMachine, VirtioDevice};
 
-use crate::config::ConfigSpace;
+use crate::config::{ConfigSpace, Msix};
 use crate::{FunctionLayout, HostPort};
 use common::Selectors;
 use interrupts::Signals;
@@ -65,7 +65,7 @@ pub struct VirtioPci {
     generation: u8,
     queues: Vec<QueueRegisters>,
     signals: Signals,
-    /// Up to the pending bits, which are zero.
+    /// Its entries; all behind them, the pending bits among them, is zero.
     msix_table: Vec<u8>,
 
     /// The device has been given the driver's memory since its last reset.
@@ -105,8 +105,9 @@ impl VirtioPci {
         events
             .add(signals.line_event().as_fd(), 0, Interest::Read)
             .map_err(DeviceError::system("wait for interrupts"))?;
-        let pending_bits = parts.layout.interrupts.msix.map_or(0, |msix| msix.pending);
-        let msix_table = vec![0; pending_bits as usize];
+        let end =
+            |msix: Msix| msix.table as usize + (Msix::ENTRY * u32::from(msix.vectors)) as usize;
+        let msix_table = vec![0; parts.layout.interrupts.msix.map_or(0, end)];
         let mut function = Self {
             device,
             layout: parts.layout,

@@ -60,6 +60,7 @@ pub fn run(options: &Run) -> Result<()> {
     let text = fs::read_to_string(&options.file).with_context(|| format!("can't read {path}"))?;
     let file: File = toml::from_str(&text)
         .map_err(|error| Usage(format!("can't make sense of {path}: {error}")))?;
+    drop(text);
     if file.bridge.is_empty() && file.pcie.is_empty() {
         let tables = "[bridge.NAME] or [pcie.NAME] table";
         bail!(Usage(format!("{path} has no {tables}: see 'viaduct run --help'")));
@@ -68,16 +69,17 @@ pub fn run(options: &Run) -> Result<()> {
     bridge::start_workers(file.workers.unwrap_or(1), spin)?;
     let mut bridges = Vec::new();
     let mut reports = Reports::default();
-    for (name, entry) in &file.bridge {
-        let opened = open(name, entry).with_context(|| format!("bridge {name} of {path}"))?;
+    // By value: there may be many, and what was read of each is not kept while it runs.
+    for (name, entry) in file.bridge {
+        let opened = open(&name, &entry).with_context(|| format!("bridge {name} of {path}"))?;
         println!("{name}:\n{}", opened.bridge.driver.attach_hint(opened.bridge.device.as_ref()));
-        reports.add(Some(name), &opened.monitor, opened.stats);
+        reports.add(Some(&name), &opened.monitor, opened.stats);
         bridges.push(opened.bridge);
     }
     let mut ports = Vec::new();
-    for (name, entry) in &file.pcie {
+    for (name, entry) in file.pcie {
         println!("{name}:");
-        ports.push(start_port(name, entry).with_context(|| format!("pcie {name} of {path}"))?);
+        ports.push(start_port(&name, &entry).with_context(|| format!("pcie {name} of {path}"))?);
     }
     let result = match bridges.is_empty() {
         true => {

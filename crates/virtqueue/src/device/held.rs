@@ -44,7 +44,10 @@ impl Entry {
 /// The chains in flight, by head or buffer id.
 #[derive(Debug)]
 pub(super) struct Held {
-    entries: Box<[Entry]>,
+    /// Up to the highest id so far, since most queues are idle most of the time. Grows to `size`,
+    /// and only in [`Held::make`].
+    entries: Vec<Entry>,
+    size: u16,
     /// How many were taken and how many are done, modulo 2^16: two counters, so that taking and
     /// giving back one by one do not wait for each other's result.
     begun: u16,
@@ -75,9 +78,13 @@ pub(super) struct Due {
     pub slots: u16,
 }
 
+/// Entries there are from the start.
+const FIRST_ENTRIES: usize = 4;
+
 impl Held {
     pub(super) fn new(spec: &QueueSpec) -> Self {
         let size = usize::from(spec.size);
+        let first = FIRST_ENTRIES.min(size);
         let order = spec.in_order.then(|| {
             Box::new(Order {
                 ids: vec![0; size].into_boxed_slice(),
@@ -88,7 +95,8 @@ impl Held {
             })
         });
         Self {
-            entries: vec![Entry::default(); size].into_boxed_slice(),
+            entries: vec![Entry::default(); first],
+            size: spec.size,
             begun: 0,
             done: 0,
             order,
@@ -114,8 +122,9 @@ impl Held {
         match self.entries.get(usize::from(id)) {
             Some(Entry { slots: 0, .. }) => Ok(()),
             Some(_) => Err(QueueError::AvailableTwice(id)),
+            None if id < self.size => Ok(()),
             None => {
-                let size = self.entries.len() as u32;
+                let size = self.size.into();
                 Err(QueueError::IndexOutOfRange { index: id.into(), size })
             }
         }
@@ -124,11 +133,32 @@ impl Held {
     /// Notes that `id`, checked before, is in flight.
     #[inline]
     pub(super) fn insert(&mut self, id: u16, writable: u32, slots: u16) {
+        self.make(id);
         self.entries[usize::from(id)] = Entry { writable, slots, done: false };
         self.count_claimed(&[id]);
     }
 
-    /// What is known of each chain, by id, for a loop that claims or releases many; then
+    /// Sees to it that there is an entry for `id`; returns whether there was none and now is one.
+    #[inline]
+    pub(super) fn make(&mut self, id: u16) -> bool {
+        let is_new = id < self.size && usize::from(id) >= self.entries.len();
+        if is_new {
+            self.grow(id);
+        }
+        is_new
+    }
+
+    /// Makes an entry for `id`, and for twice as many as there were.
+    #[cold]
+    fn grow(&mut self, id: u16) {
+        let (wanted, most) = (usize::from(id) + 1, usize::from(self.size));
+        let len = wanted.max(self.entries.len() * 2).min(most);
+        self.entries.reserve_exact(len - self.entries.len());
+        self.entries.resize(len, Entry::default());
+    }
+
+    /// What is known of each chain, by id, for a loop that claims or releases many. For an id
+    /// behind the end [`Held::make`] makes an entry, if it is in range. Then
     /// [`Held::count_claimed`] or [`Held::count_released`] is due.
     #[inline]
     pub(super) fn entries(&mut self) -> &mut [Entry] {
@@ -156,7 +186,8 @@ impl Held {
         self.order.is_none()
     }
 
-    /// Notes that `id`, of one descriptor, is in flight, if it may be; only without IN_ORDER.
+    /// Notes that `id`, of one descriptor, is in flight, if it may be and is not a new one; only
+    /// without IN_ORDER.
     #[inline]
     pub(super) fn try_insert(&mut self, id: u16, writable: u32) -> bool {
         let claimed = self.entries.get_mut(usize::from(id)).is_some_and(|e| e.claim(writable));

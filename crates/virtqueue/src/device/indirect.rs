@@ -32,11 +32,13 @@ struct TableAt {
     entries: usize,
 }
 
-impl IndirectReader {
-    pub(super) fn new() -> Self {
+impl Default for IndirectReader {
+    fn default() -> Self {
         Self { window: [0; ENTRY_BYTES * WINDOW_ENTRIES] }
     }
+}
 
+impl IndirectReader {
     /// Appends a split table's chain, which starts at entry 0, to `chain`, which may hold `limit`
     /// buffers in the end (VIRTIO 1.4, 2.7.5.3).
     pub(super) fn read_split(

@@ -72,7 +72,8 @@ pub(super) struct PackedDevice {
     event_idx: bool,
     indirect: bool,
     held: Held,
-    reader: Box<IndirectReader>,
+    /// Made when the first indirect chain comes.
+    reader: Option<Box<IndirectReader>>,
     log: Option<Box<PackedLog>>,
     /// Neither IN_ORDER nor a log: chains are taken and given back without further ado.
     simple: bool,
@@ -117,7 +118,7 @@ impl PackedDevice {
             indirect: spec.indirect,
             simple: held.is_unordered(),
             held,
-            reader: Box::new(IndirectReader::new()),
+            reader: None,
             log: None,
         })
     }
@@ -162,7 +163,12 @@ impl PackedDevice {
             } else if slots > 1 || !self.indirect {
                 return Err(QueueError::BadInFlightLog("has an indirect table in a chain"));
             } else {
-                self.reader.read_packed(memory, *segment, chain, self.size.into())?;
+                self.reader.get_or_insert_default().read_packed(
+                    memory,
+                    *segment,
+                    chain,
+                    self.size.into(),
+                )?;
             }
         }
         self.held.check_free(id)?;
@@ -266,7 +272,12 @@ impl PackedDevice {
                     return Err(QueueError::IndirectInChain);
                 }
                 let id = descriptor.id(Ordering::Relaxed);
-                self.reader.read_packed(memory, segment, chain, usize::from(self.size))?;
+                self.reader.get_or_insert_default().read_packed(
+                    memory,
+                    segment,
+                    chain,
+                    usize::from(self.size),
+                )?;
                 return Ok(Walked { id, slots, table: Some(segment) });
             }
             chain.push(segment, flags & flag::WRITE != 0)?;

@@ -81,7 +81,8 @@ pub(super) struct SplitDevice {
     unsignalled: u32,
     indirect: bool,
     held: Held,
-    reader: Box<IndirectReader>,
+    /// Made when the first indirect chain comes.
+    reader: Option<Box<IndirectReader>>,
     log: Option<Box<SplitLog>>,
     /// Neither IN_ORDER nor a log: chains are taken and given back without further ado.
     simple: bool,
@@ -111,7 +112,7 @@ impl SplitDevice {
             indirect: spec.indirect,
             simple: held.is_unordered(),
             held,
-            reader: Box::new(IndirectReader::new()),
+            reader: None,
             log: None,
         }
     }
@@ -282,7 +283,9 @@ impl SplitDevice {
                 // 2.7.5.3.2).
                 return match (self.indirect, flags & flag::NEXT) {
                     (false, _) => Err(QueueError::IndirectNotNegotiated),
-                    (true, 0) => self.reader.read_split(memory, segment, chain, size),
+                    (true, 0) => {
+                        self.reader.get_or_insert_default().read_split(memory, segment, chain, size)
+                    }
                     _ => Err(QueueError::IndirectInChain),
                 };
             }

@@ -121,8 +121,8 @@ impl<T> Offer<'_, T> {
     }
 }
 
-/// Records there are from the start.
-const FIRST_RECORDS: u16 = 16;
+/// Records there are from the start: a request of a disk has three descriptors.
+const FIRST_RECORDS: u16 = 4;
 
 impl<T> Ledger<T> {
     pub(super) fn new(spec: &QueueSpec, area: Option<IndirectArea>) -> Self {

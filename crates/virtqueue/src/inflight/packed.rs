@@ -38,8 +38,7 @@ pub(crate) struct PackedLog {
     /// By buffer id: first and last entry of its chain.
     chains: Box<[(u16, u16)]>,
     /// Ids of chains given back and not published. Their entries must stay as they are until then.
-    batch: Box<[u16]>,
-    batch_len: usize,
+    batch: Vec<u16>,
     /// Private copy of the links between entries.
     next: Box<[u16]>,
     /// The used position that the driver sees, and the one with the batch.
@@ -103,8 +102,7 @@ impl PackedLog {
             // Ends the list: no entry has this number.
             free_head: size,
             chains: vec![(0, 0); size.into()].into_boxed_slice(),
-            batch: vec![0; size.into()].into_boxed_slice(),
-            batch_len: 0,
+            batch: Vec::new(),
             next,
             published: used,
             used,
@@ -189,8 +187,7 @@ impl PackedLog {
     /// A chain was given back, not yet visible to the driver; the used position will be `used`.
     pub(crate) fn give_back(&mut self, id: u16, used: PackedPoint) {
         self.again.finish(id);
-        self.batch[self.batch_len] = id;
-        self.batch_len += 1;
+        self.batch.push(id);
         self.used = used;
     }
 
@@ -205,7 +202,7 @@ impl PackedLog {
 
     /// The driver is about to see the batch.
     pub(crate) fn before_publication(&mut self) {
-        for at in 0..self.batch_len {
+        for at in 0..self.batch.len() {
             self.free(self.batch[at]);
         }
         set_positions(&self.memory, self.used, self.published);
@@ -213,11 +210,11 @@ impl PackedLog {
 
     /// The driver sees all of the batch.
     pub(crate) fn published(&mut self) {
-        for &id in &self.batch[..self.batch_len] {
+        for &id in &self.batch {
             let (head, _) = self.chains[usize::from(id)];
             self.memory.set_u8(entry(head, IN_FLIGHT), 0);
         }
-        self.batch_len = 0;
+        self.batch.clear();
         self.memory.set_u16(OLD_FREE_HEAD, self.free_head);
         self.published = self.used;
         set_positions(&self.memory, self.used, self.used);

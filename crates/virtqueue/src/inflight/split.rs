@@ -19,8 +19,7 @@ pub(crate) struct SplitLog {
     counter: u64,
     last_batch_head: u16,
     /// Heads given back and not published.
-    batch: Box<[u16]>,
-    batch_len: usize,
+    batch: Vec<u16>,
     /// Heads to take again.
     pub again: Again<u16>,
 }
@@ -70,8 +69,7 @@ impl SplitLog {
             memory,
             counter: marked.last().map_or(0, |&(counter, _)| counter.wrapping_add(1)),
             last_batch_head,
-            batch: vec![0; size.into()].into_boxed_slice(),
-            batch_len: 0,
+            batch: Vec::new(),
             again: Again::new(marked.into_iter().map(|(_, head)| head).collect(), size),
         };
         Ok((log, (!fresh).then_some(used)))
@@ -99,21 +97,20 @@ impl SplitLog {
         self.memory.set_u16(entry(head, NEXT), self.last_batch_head);
         self.memory.set_u16(LAST_BATCH_HEAD, head);
         self.last_batch_head = head;
-        self.batch[self.batch_len] = head;
-        self.batch_len += 1;
+        self.batch.push(head);
     }
 
     /// Chains given back and not yet visible to the driver.
     pub(crate) fn unpublished(&self) -> usize {
-        self.batch_len
+        self.batch.len()
     }
 
     /// The driver sees all of the batch: the used index is now `used`.
     pub(crate) fn published(&mut self, used: u16) {
-        for &head in &self.batch[..self.batch_len] {
+        for &head in &self.batch {
             self.memory.set_u8(entry(head, IN_FLIGHT), 0);
         }
-        self.batch_len = 0;
+        self.batch.clear();
         self.memory.set_u16(USED_INDEX, used);
     }
 }

@@ -208,7 +208,7 @@ impl VhostUserDevice {
         let queue_size = self.identity.queue_sizes.iter().copied().max().unwrap_or(0);
         let ours = self.recovery == Recovery::InPlace;
         let broken = EventFd::new().map_err(DeviceError::system("making an eventfd"))?;
-        let running = Running { setup, enabled: true, broken };
+        let running = Box::new(Running { setup, enabled: true, broken });
         self.with_link(|link, session| {
             session.send_memory(link)?;
             if session.queues.is_empty() && ours {

@@ -43,7 +43,8 @@ pub(super) struct Session {
     pub memory: Option<Arc<AddressSpace>>,
     pub sent: Vec<SharedRegion>,
     pub log: Option<Arc<DirtyLog>>,
-    pub queues: BTreeMap<u16, Running>,
+    /// Boxes, because a map has room for several values from the start.
+    pub queues: BTreeMap<u16, Box<Running>>,
     pub status: Status,
     pub record: Option<Record>,
     /// The largest packet, if the driver's side has told.
@@ -215,7 +216,7 @@ impl Session {
     fn replay_queues(
         &mut self,
         link: &mut Link,
-        running: &BTreeMap<u16, Running>,
+        running: &BTreeMap<u16, Box<Running>>,
     ) -> Result<(), DeviceError> {
         if let Some(first) = running.values().next() {
             self.send_record(link, &first.setup, running.len() as u16, first.setup.spec.size)?;

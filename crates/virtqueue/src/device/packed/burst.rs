@@ -29,6 +29,17 @@ impl PackedDevice {
         if self.log.is_some() {
             return;
         }
+        let end = burst.len().saturating_add(most);
+        // Bounded: each round makes an entry.
+        while let Some(id) = self.take_known(end - burst.len(), burst)
+            && self.held.make(id)
+        {}
+    }
+
+    /// The same; returns the id at which it ended if there is no entry for that.
+    #[inline]
+    fn take_known(&mut self, most: usize, burst: &mut Burst) -> Option<u16> {
+        let mut unknown = None;
         // Bounded by what is not in flight: a chain may not run into another's descriptors.
         let most = most.min(burst.room()).min(usize::from(self.size - self.taken));
         for places in runs(self.available.index, most, self.size) {
@@ -49,7 +60,10 @@ impl PackedDevice {
                     }
                     *id = descriptor.id(Ordering::Relaxed);
                     *write = flags & flag::WRITE != 0;
-                    let Some(entry) = entries.get_mut(usize::from(*id)) else { break };
+                    let Some(entry) = entries.get_mut(usize::from(*id)) else {
+                        unknown = Some(*id);
+                        break;
+                    };
                     if !entry.claim(if *write { len } else { 0 }) {
                         break;
                     }
@@ -66,6 +80,7 @@ impl PackedDevice {
                 break;
             }
         }
+        unknown
     }
 
     /// See [`crate::DeviceQueue::give_back_burst`].

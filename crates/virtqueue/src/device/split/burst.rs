@@ -41,6 +41,17 @@ impl SplitDevice {
         if self.log.is_some() {
             return;
         }
+        let end = burst.len().saturating_add(most);
+        // Bounded: each round makes an entry.
+        while let Some(head) = self.take_known(end - burst.len(), burst)
+            && self.held.make(head)
+        {}
+    }
+
+    /// The same; returns the head at which it ended if there is no entry for that.
+    #[inline]
+    fn take_known(&mut self, most: usize, burst: &mut Burst) -> Option<u16> {
+        let mut unknown = None;
         // Bounded by the queue size, which `look_again` held the index against.
         let ready = self.ready(most.min(burst.room()));
         for places in runs(self.next_available & self.mask, ready, self.mask + 1) {
@@ -52,13 +63,17 @@ impl SplitDevice {
                 for (head, ((id, segment), write)) in heads.iter().zip(spare) {
                     *id = u16::from_le(head.load(Ordering::Relaxed));
                     let head = usize::from(*id);
+                    let Some(entry) = entries.get_mut(head) else {
+                        unknown = Some(*id);
+                        break;
+                    };
                     let Some(descriptor) = descriptors.get(head) else { break };
                     let flags = descriptor.flags(Ordering::Relaxed);
                     let len = descriptor.len(Ordering::Relaxed);
                     *write = flags & flag::WRITE != 0;
                     if flags & (flag::NEXT | flag::INDIRECT) != 0
                         || len == 0
-                        || !entries[head].claim(if *write { len } else { 0 })
+                        || !entry.claim(if *write { len } else { 0 })
                     {
                         break;
                     }
@@ -74,6 +89,7 @@ impl SplitDevice {
                 break;
             }
         }
+        unknown
     }
 
     /// See [`crate::DeviceQueue::give_back_burst`].
