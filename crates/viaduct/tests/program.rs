@@ -144,6 +144,22 @@ fn many_bridges_run_from_one_file() {
         let probed = text(&output(&["probe", &format!("vhost-user:{path},type=blk")]).stdout);
         assert!(probed.lines().any(|l| l.trim().starts_with("capacity") && l.ends_with("2048")));
     }
+    // Where nothing happens there are no threads but the supervisor's and the workers'; when
+    // something does, there is one again.
+    let tasks = format!("/proc/{}/task", running.child.id());
+    let rest = || {
+        while fs::read_dir(&tasks).unwrap().count() > 3 {
+            assert!(Instant::now() < deadline, "idle bridges keep their threads");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    for index in [3, 5] {
+        rest();
+        let path = socket(&folder, &format!("s{index}"));
+        let probed = text(&output(&["probe", &format!("vhost-user:{path},type=blk")]).stdout);
+        assert!(probed.lines().any(|l| l.trim().starts_with("capacity") && l.ends_with("2048")));
+    }
+    rest();
     let (status, time) = running.stop();
     assert_eq!(status, Some(0));
     assert!(time < Duration::from_secs(1), "took {time:?}");

@@ -87,4 +87,38 @@ pub trait DriverEnd: Send {
     /// # Errors
     /// The end can't serve any longer.
     fn serve(self: Box<Self>, device: Box<dyn VirtioDevice>, stop: Stop) -> Result<(), EndError>;
+
+    /// The same for a caller with many ends, most of which are idle: may return while nothing
+    /// happens, so that no thread has to wait there, whose stack takes more memory than all else.
+    ///
+    /// # Errors
+    /// The end can't serve any longer.
+    fn serve_while_busy(
+        self: Box<Self>,
+        device: Box<dyn VirtioDevice>,
+        stop: Stop,
+    ) -> Result<Served, EndError> {
+        self.serve(device, stop).map(|()| Served::Ended)
+    }
+}
+
+/// Why a driver end is not served any more.
+pub enum Served {
+    /// That is over.
+    Ended,
+    /// Nothing happens there.
+    Resting(Box<dyn Resting>),
+}
+
+/// A driver end that nobody serves for now, with its device.
+pub trait Resting: Send {
+    /// Readable when there is something to do, and when the end was asked for: then
+    /// [`Resting::go_on`] is due.
+    fn event(&self) -> BorrowedFd<'_>;
+
+    /// Serves on, on any thread.
+    ///
+    /// # Errors
+    /// As for [`DriverEnd::serve_while_busy`].
+    fn go_on(self: Box<Self>) -> Result<Served, EndError>;
 }

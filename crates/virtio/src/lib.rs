@@ -23,7 +23,7 @@ mod setup;
 mod status;
 
 pub use device::{DeviceError, Identity, Reach, Recovery, Sharing, VirtioDevice};
-pub use end::{DriverEnd, EndError, Stop};
+pub use end::{DriverEnd, EndError, Resting, Served, Stop};
 pub use events::{DeviceEvent, EventSink, EventSource};
 pub use features::{FeatureName, Features, names_of};
 pub use ids::{DeviceType, MAX_QUEUES};

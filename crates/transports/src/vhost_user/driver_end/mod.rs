@@ -19,11 +19,13 @@ mod queues;
 mod rings;
 mod session;
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sys::{Epoll, Interest, Ready};
-use virtio::{DriverEnd, EndError, Parameters, Stop, VirtioDevice};
+use virtio::{DriverEnd, EndError, Parameters, Resting, Served, Stop, VirtioDevice};
+use wire::vhost_user::features::INBAND_NOTIFICATIONS;
 use worker::Quiet;
 
 use super::place::{BarePath, Place, PlaceError};
@@ -40,6 +42,9 @@ const POISON: u64 = 4;
 /// First and longest wait between two tries to connect.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(1);
+
+/// How long nothing must have happened until a server rests.
+const REST_AFTER: Duration = Duration::from_millis(200);
 
 /// Makes the driver end from its settings.
 ///
@@ -72,7 +77,22 @@ impl DriverEnd for VhostUserDriverEnd {
     }
 
     fn serve(self: Box<Self>, device: Box<dyn VirtioDevice>, stop: Stop) -> Result<(), EndError> {
-        let Self { place, terms } = *self;
+        self.server(device, stop)?.run(false).map(|_ended| ())
+    }
+
+    fn serve_while_busy(
+        self: Box<Self>,
+        device: Box<dyn VirtioDevice>,
+        stop: Stop,
+    ) -> Result<Served, EndError> {
+        let server = self.server(device, stop)?;
+        server.go_on()
+    }
+}
+
+impl VhostUserDriverEnd {
+    fn server(self, device: Box<dyn VirtioDevice>, stop: Stop) -> Result<Box<Server>, EndError> {
+        let Self { place, terms } = self;
         let system = |what: &str| EndError::system(format!("{what} at {place}"));
         let epoll = Arc::new(Epoll::new().map_err(system("serving"))?);
         epoll.add(&stop, STOP, Interest::Read).map_err(system("serving"))?;
@@ -84,9 +104,9 @@ impl DriverEnd for VhostUserDriverEnd {
         }
         let retry = FIRST_RETRY;
         // Not on the stack, of which an idle thread keeps whole pages.
-        let mut server =
-            Box::new(Server { place, terms, epoll, device, stop, session: None, retry });
-        server.run()
+        let server = Box::new(Server { place, terms, epoll, device, stop, session: None, retry });
+        server.watch_listener()?;
+        Ok(server)
     }
 }
 
@@ -100,24 +120,46 @@ struct Server {
     retry: Duration,
 }
 
+impl Resting for Server {
+    fn event(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    fn go_on(mut self: Box<Self>) -> Result<Served, EndError> {
+        Ok(if self.run(true)? { Served::Ended } else { Served::Resting(self) })
+    }
+}
+
 impl Server {
-    fn run(&mut self) -> Result<(), EndError> {
+    /// Serves until the end; returns false if it was rather to rest, and there was nothing to do.
+    fn run(&mut self, rests: bool) -> Result<bool, EndError> {
         let (mut ready, mut quiet) = (Vec::new(), Quiet::default());
-        self.watch_listener()?;
         while !self.stop.is_asked() {
             if self.session.is_none() && !self.welcome()? {
-                return Ok(());
+                return Ok(true);
             }
             let limit = self.patience();
-            let woken = quiet.wait(&self.epoll, &mut ready, limit);
+            let may_rest = rests && limit.is_none() && !self.is_bell();
+            let woken = match may_rest {
+                true => self.epoll.wait(&mut ready, Some(REST_AFTER)),
+                false => quiet.wait(&self.epoll, &mut ready, limit),
+            };
             woken.map_err(EndError::system("waiting"))?;
+            if may_rest && ready.is_empty() {
+                return Ok(false);
+            }
             if ready.iter().any(|ready| ready.key == DEVICE) {
                 self.listen_to_device();
             }
             self.serve_session(&ready);
         }
         self.end_session("the bridge is ending");
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether notifications and interrupts come as messages, which are to be carried soon.
+    fn is_bell(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.has(INBAND_NOTIFICATIONS))
     }
 
     /// How long to wait at most.
