@@ -10,7 +10,10 @@ use crate::lab::Lab;
 use crate::runner::Case;
 
 /// Everything is emulated here, the device too.
-const LIMIT: Duration = Duration::from_secs(240);
+pub(crate) const LIMIT: Duration = Duration::from_secs(240);
+
+/// For what is done many times.
+pub(crate) const LONG: Duration = Duration::from_secs(1800);
 
 /// What serves the disk.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,7 +44,8 @@ pub fn cases(all: bool) -> Vec<Case> {
     }
     for (kernel, served, daemon, device, mode) in CRASHES {
         let name = format!("bare host {kernel}, killed under load, {served}, {mode}");
-        cases.push(Case::new(name, LIMIT, move |lab| crashes(lab, kernel, daemon, device, mode)));
+        let crash = Crash { kernel, daemon, device, mode, rounds: KILLS };
+        cases.push(Case::new(name, LIMIT, move |lab| crashes(lab, &crash)));
     }
     let name = "bare host 6.12, memory that can't be locked, qemu-storage-daemon";
     let locked = format!("daemon='{QSD}'\n{}", include_str!("../../guest/vduse-locked.sh"));
@@ -66,6 +70,7 @@ pub fn cases(all: bool) -> Vec<Case> {
     let fs = include_str!("../../guest/vduse-fs.sh");
     let name = "bare host 7.2, fs on virtiofsd by vduse, mode chosen by itself";
     cases.push(Case::new(name, LIMIT, move |lab| serving(lab, "7.2", fs, &["virtiofsd"])));
+    cases.extend(crate::bare_peers::cases(all));
     cases
 }
 
@@ -81,6 +86,16 @@ fn seldom() -> Vec<Case> {
     cases.push(Case::new(name, LIMIT, on_vhost_vdpa));
     let name = "bare host 6.12, a daemon that hangs can't keep its device, translate and copy";
     cases.push(Case::new(name, LIMIT, |lab| hung(lab, "translate copy")));
+    for (kernel, served, daemon, device, mode) in CRASHES {
+        let name = format!("bare host {kernel}, killed fifty times, {served}, {mode}");
+        let crash = Crash { kernel, daemon, device, mode, rounds: 50 };
+        cases.push(Case::new(name, LONG, move |lab| crashes(lab, &crash)));
+    }
+    let rounds = format!("rounds=100\n{}", include_str!("../../guest/vduse-rounds.sh"));
+    let name = "bare host 6.12, a device comes and goes a hundred times beside a busy one";
+    cases.push(Case::new(name, LONG, move |lab| {
+        script_within(LONG, lab, bare_host(lab, "6.12"), &rounds).map(drop)
+    }));
     cases
 }
 
@@ -111,9 +126,10 @@ const CRASHES: &[(&str, &str, &str, &str, &str)] = &[
     ("7.2", "qemu-storage-daemon", QSD, "vhost-user:/tmp/disk.sock,type=blk mode=copy", "copy"),
 ];
 
-const OWN_DAEMON: &str = "viaduct device blk --socket-path=/tmp/disk.sock path=/tmp/disk.img";
+pub(crate) const OWN_DAEMON: &str =
+    "viaduct device blk --socket-path=/tmp/disk.sock path=/tmp/disk.img";
 
-const QSD: &str = "qemu-storage-daemon \
+pub(crate) const QSD: &str = "qemu-storage-daemon \
     --blockdev driver=file,node-name=disk,filename=/tmp/disk.img \
     --export type=vhost-user-blk,id=export,node-name=disk,writable=on,\
 addr.type=unix,addr.path=/tmp/disk.sock";
@@ -121,7 +137,17 @@ addr.type=unix,addr.path=/tmp/disk.sock";
 /// Kills of each of daemon, viaduct and both.
 const KILLS: u32 = 5;
 
-fn crashes(lab: &Lab, kernel: &str, daemon: &str, device: &str, mode: &str) -> Result<()> {
+/// Who is killed how often.
+struct Crash {
+    kernel: &'static str,
+    daemon: &'static str,
+    device: &'static str,
+    mode: &'static str,
+    rounds: u32,
+}
+
+fn crashes(lab: &Lab, crash: &Crash) -> Result<()> {
+    let Crash { kernel, daemon, device, mode, rounds } = *crash;
     let mut plan = bare_host(lab, kernel).program("fio");
     if daemon == QSD {
         plan = plan.program("qemu-storage-daemon");
@@ -129,8 +155,9 @@ fn crashes(lab: &Lab, kernel: &str, daemon: &str, device: &str, mode: &str) -> R
     let mut guest = plan.own_program(&lab.viaduct_path()?)?.boot()?;
     let functions = include_str!("../../guest/vduse-serve.sh");
     let script = include_str!("../../guest/vduse-crashes.sh");
-    let values = format!("rounds={KILLS}\ndaemon='{daemon}'\ndevice='{device}'\nmode={mode}\n");
-    guest.shell.run_within(LIMIT, &format!(": vduse-crashes.sh\n{values}{functions}{script}"))?;
+    let values = format!("rounds={rounds}\ndaemon='{daemon}'\ndevice='{device}'\nmode={mode}\n");
+    let script = format!(": vduse-crashes.sh\n{values}{functions}{script}");
+    guest.shell.run_within(if rounds > KILLS { LONG } else { LIMIT }, &script)?;
     Ok(())
 }
 
@@ -140,11 +167,19 @@ fn serving(lab: &Lab, kernel: &str, script: &str, programs: &[&str]) -> Result<(
 }
 
 fn script_on_bare_host(lab: &Lab, plan: Plan<'_>, script: &str) -> Result<()> {
+    script_within(LIMIT, lab, plan, &format!("rounds={ROUNDS}\n{script}")).map(drop)
+}
+
+/// Runs a script on a bare host; what it printed.
+pub(crate) fn script_within(
+    limit: Duration,
+    lab: &Lab,
+    plan: Plan<'_>,
+    script: &str,
+) -> Result<String> {
     let mut guest = plan.own_program(&lab.viaduct_path()?)?.boot()?;
     let functions = include_str!("../../guest/vduse-serve.sh");
-    let script = format!(": on a bare host\nrounds={ROUNDS}\n{functions}{script}");
-    guest.shell.run_within(LIMIT, &script)?;
-    Ok(())
+    guest.shell.run_within(limit, &format!(": on a bare host\n{functions}{script}"))
 }
 
 fn disk(kernel: &'static str, device: Device, mode: &'static str) -> Case {
@@ -232,7 +267,7 @@ fn units(lab: &Lab) -> Result<()> {
 }
 
 /// A machine whose devices go to `virtio_vdpa`, unless a module that comes later is asked for.
-fn bare_host<'l>(lab: &'l Lab, kernel: &str) -> Plan<'l> {
+pub(crate) fn bare_host<'l>(lab: &'l Lab, kernel: &str) -> Plan<'l> {
     Guest::plan(lab, kernel).module("vduse").module("virtio_vdpa").memory_mib(512)
 }
 

@@ -191,10 +191,12 @@ fn is_module(path: &str, name: &str) -> bool {
     file.strip_suffix(".ko").is_some_and(|own| own.replace('-', "_") == name.replace('-', "_"))
 }
 
-/// The libraries in what `ldd` prints: `name => /path (0x...)` or `/path (0x...)`.
+/// The libraries in what `ldd` prints: `name => /path (0x...)` or `/path (0x...)`; where it
+/// complains about one, the path is of who wants it.
 fn paths_in(printed: &str) -> Vec<String> {
     printed
         .lines()
+        .filter(|line| !line.contains("not found"))
         .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
         .map(str::to_owned)
         .collect()
@@ -217,6 +219,8 @@ mod tests {
         let printed =
             "\tlinux-vdso.so.1 (0x1)\n\tliba.so => /lib/liba.so (0x2)\n\t/lib64/ld.so (0x3)";
         assert_eq!(paths_in(printed), ["/lib/liba.so", "/lib64/ld.so"]);
+        let printed = "/bin/a: /lib/libc.so: version `9' not found (required by /bin/a)";
+        assert!(paths_in(printed).is_empty());
         let printed = " 0x1 (NEEDED)  Shared library: [libpci.so.3]\n 0xe (SONAME) name: [a.so]";
         assert_eq!(needed_by(printed), ["libpci.so.3"]);
     }

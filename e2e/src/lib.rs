@@ -12,6 +12,7 @@
 
 pub mod architecture;
 pub mod bare_host;
+pub mod bare_peers;
 pub mod cards;
 pub mod changes;
 pub mod cocotb;
