@@ -1,5 +1,6 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mem::MemoryMap;
 use sys::EventFd;
@@ -118,6 +119,11 @@ pub trait Function: Send {
     /// with it.
     fn host_present(&mut self, present: bool) {
         let _ = present;
+    }
+
+    /// How long a read may wait for its answer, before the driver gets all ones.
+    fn read_limit(&self) -> Duration {
+        crate::vfio_user::limits::READ_LIMIT
     }
 
     /// Becomes readable when [`Function::events_ready`] has something to do; `None` if it never

@@ -215,3 +215,16 @@ fn a_model_that_takes_nothing_is_given_up_before_memory_runs_out() {
     let _model = rig.model();
     until(&mut driver, 0x40, 0);
 }
+
+#[test]
+fn a_longer_deadline_is_waited_for() {
+    let deadline = 50 * DEADLINE;
+    let rig = Rig::new(move || PortOptions { deadline, ..PortOptions::default() });
+    let _model = rig.model();
+    let mut driver = rig.driver(&memory(), true);
+    write(&mut driver, 0x40, 77);
+    let begin = Instant::now();
+    write(&mut driver, STALL, 30);
+    assert_eq!(read(&mut driver, 0x40), 77);
+    assert!(begin.elapsed() > 2 * DEADLINE, "{:?}", begin.elapsed());
+}

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-/// Longest time a function may take to answer a read, before the driver gets all ones. A machine
+/// Longest time a function may take to answer a read, before the driver gets all ones, unless
+/// [`Function::read_limit`](crate::Function::read_limit) says otherwise. A machine
 /// whose processor waits is blocked as a whole; QEMU itself gives up after 5 s.
 pub const READ_LIMIT: Duration = Duration::from_millis(100);
 

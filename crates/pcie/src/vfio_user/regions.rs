@@ -10,7 +10,7 @@ use wire::vfio_user::{
     region_index,
 };
 
-use super::limits::{MAX_WAITING_READS, READ_LIMIT};
+use super::limits::MAX_WAITING_READS;
 use super::service::Plug;
 use super::session::{EINVAL, Peer, Refusal, WaitingRead};
 use crate::config::{command, offset, status};
@@ -135,7 +135,7 @@ impl Peer {
         }
         let (ticket, answer) = plug.completions.begin(len);
         if header.wants_reply() {
-            let deadline = Instant::now() + READ_LIMIT;
+            let deadline = Instant::now() + plug.function.read_limit();
             let message_id = header.message_id;
             self.reads.push(WaitingRead { ticket, message_id, region, offset, len, deadline });
         }

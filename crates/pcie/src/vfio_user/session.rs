@@ -13,7 +13,7 @@ use wire::vfio_user::{
 use super::dma::DmaMaps;
 use super::irqs;
 use super::limits::{
-    DMA_TICK, LEAST_PAYLOAD, MAX_MESSAGES_PER_TURN, MAX_WAITING_BYTES, READ_LIMIT, UNMAP_LIMIT,
+    DMA_TICK, LEAST_PAYLOAD, MAX_MESSAGES_PER_TURN, MAX_WAITING_BYTES, UNMAP_LIMIT,
 };
 use super::messages::{MessageMemory, Messages};
 use super::outbox::Outbox;
@@ -404,7 +404,8 @@ impl Peer {
             tracing::error!(
                 region = read.region,
                 offset = read.offset,
-                "the function did not answer a read within {READ_LIMIT:?}; the driver gets ones"
+                "the function did not answer a read within {:?}; the driver gets ones",
+                plug.function.read_limit()
             );
             answer(&self.outbox, &read, &vec![0xff; read.len]);
         }

@@ -476,6 +476,10 @@ impl Function for Port {
         self.settle();
     }
 
+    fn read_limit(&self) -> Duration {
+        self.options.deadline
+    }
+
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.epoll.as_fd())
     }
