@@ -26,13 +26,13 @@ const PASS: usize = 1;
 const TRANSLATE: usize = 2;
 
 /// fio's pattern, bytes of a request, how many are under way; gate and aim of pass and of translate
-/// against the peer. With one request under way an interrupt that goes through a second process
-/// costs as much as the request.
+/// against the peer. Known to be missed with one request under way, where an interrupt that goes
+/// through a second process costs as much as the request.
 const LOADS: [(Load, Goals); 4] = [
-    (("randread", "4k", 1), [(0.6, 1.0), (0.4, 0.6)]),
+    (("randread", "4k", 1), [(1.0, 1.2), (0.9, 1.0)]),
     (("randread", "4k", 32), [(1.0, 1.2), (0.9, 1.0)]),
     (("randwrite", "4k", 32), [(1.0, 1.2), (0.9, 1.0)]),
-    (("randread", "64k", 32), [(1.0, 1.0), (0.8, 1.0)]),
+    (("randread", "64k", 32), [(1.0, 1.2), (0.9, 1.0)]),
 ];
 
 type Load = (&'static str, &'static str, u32);

@@ -60,6 +60,16 @@ fn indirect_tables_are_brought_where_they_are_asked_for() {
     }
 }
 
+/// How many batches of messages a hundred requests take, one after the other.
+fn batches_for_a_hundred(bench: &mut Bench) -> u64 {
+    bench.driver.run(50, |_| ());
+    let before = bench.guest.link.link().batches.load(Ordering::SeqCst);
+    for _ in 0..100 {
+        bench.driver.run(1, |_| ());
+    }
+    bench.guest.link.link().batches.load(Ordering::SeqCst) - before
+}
+
 #[test]
 fn an_indirect_table_costs_one_round_trip_more() {
     let mut case = case();
@@ -68,13 +78,7 @@ fn an_indirect_table_costs_one_round_trip_more() {
     case.device = Features::EVENT_IDX;
     let mut bench = Bench::new(&case);
     bench.driver.forget_slots_from(DATA + DATA_BYTES / 2);
-    bench.driver.run(50, |_| ());
-    let batches = || bench.guest.link.link().batches.load(Ordering::SeqCst);
-    let before = batches();
-    for _ in 0..100 {
-        bench.driver.run(1, |_| ());
-    }
-    let sent = batches() - before;
+    let sent = batches_for_a_hundred(&mut bench);
     assert!(sent > 310 && sent <= 410, "{sent} batches for 100 requests");
 }
 
@@ -111,13 +115,7 @@ fn a_request_depends_on_three_round_trips() {
     let mut bench = Bench::new(&case);
     // Only buffers behind the link.
     bench.driver.forget_slots_from(DATA + DATA_BYTES / 2);
-    bench.driver.run(50, |_| ());
-    let batches = || bench.guest.link.link().batches.load(Ordering::SeqCst);
-    let before = batches();
-    for _ in 0..100 {
-        bench.driver.run(1, |_| ());
-    }
-    let sent = batches() - before;
+    let sent = batches_for_a_hundred(&mut bench);
     // Index and entries; data, with the question whether there is more; written bytes and used
     // elements. What comes on top is the look after a tenth of a second of silence.
     assert!(sent <= 310, "{sent} batches for 100 requests");

@@ -16,13 +16,15 @@ use pcie::BarLayout;
 use port::far::{FarError, machine_end, model_end};
 use port::{ModelError, PortOptions};
 use proptest::prelude::*;
-use rig::{COPY, DEADLINE, Habits, Rig, Running, STALL, description, read, until, write};
-use sys::{Connection, Epoll, EventFd, Interest, Listener, Received};
+use rig::{
+    BASE, COPY, DEADLINE, Habits, Rig, Running, STALL, description, memory, read, until, wait,
+    write,
+};
+use sys::{Connection, EventFd, Listener, Received};
 use wire::cosim::{
     AnswerKind, Kind, MemoryChange, Message, Record, RegionShape, RequestKind, Welcome,
 };
 
-const BASE: u64 = 0x1c00_0000_0000;
 const ONES: u32 = u32::MAX;
 
 type Ended = Result<(), FarError>;
@@ -97,20 +99,6 @@ fn gate() -> (tempfile::TempDir, PathBuf, Arc<Listener>) {
 fn start(path: &Path, rig: &Rig) -> Running {
     let resets = Arc::clone(&rig.resets);
     Running::start(path.to_owned(), move || Habits::new(resets))
-}
-
-fn memory() -> GuestMemory {
-    let memory = GuestMemory::new(1 << 20).unwrap();
-    let pattern: Vec<u8> = (0..64).map(|n| n as u8 ^ 0x5a).collect();
-    memory.map().unwrap().write(DriverAddress(BASE + 0x100), &pattern).unwrap();
-    memory
-}
-
-fn wait(event: &EventFd) {
-    let epoll = Epoll::new().unwrap();
-    epoll.add(event, 0, Interest::Read).unwrap();
-    epoll.wait(&mut Vec::new(), Some(Duration::from_secs(10))).unwrap();
-    assert!(event.drain(), "no interrupt");
 }
 
 fn patient() -> PortOptions {

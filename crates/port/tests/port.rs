@@ -7,29 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use driver::GuestMemory;
 use mem::DriverAddress;
 use pcie::BarLayout;
 use port::{Model, ModelError, PortOptions};
-use rig::{COPY, DEADLINE, FROM_MEMORY, Habits, Rig, Running, SILENT, STALL, read, until, write};
-use sys::{Epoll, EventFd, Interest};
-
-const BASE: u64 = 0x1c00_0000_0000;
-
-fn memory() -> GuestMemory {
-    let memory = GuestMemory::new(1 << 20).unwrap();
-    let pattern: Vec<u8> = (0..64).map(|n| n as u8 ^ 0x5a).collect();
-    memory.map().unwrap().write(DriverAddress(BASE + 0x100), &pattern).unwrap();
-    memory
-}
-
-fn wait(event: &EventFd) {
-    let epoll = Epoll::new().unwrap();
-    epoll.add(event, 0, Interest::Read).unwrap();
-    let mut ready = Vec::new();
-    epoll.wait(&mut ready, Some(Duration::from_secs(10))).unwrap();
-    assert!(event.drain(), "no interrupt");
-}
+use rig::{
+    BASE, COPY, DEADLINE, FROM_MEMORY, Habits, Rig, Running, SILENT, STALL, memory, read, until,
+    wait, write,
+};
+use sys::EventFd;
 
 #[test]
 fn a_function_that_computes_its_configuration_space_is_no_model() {

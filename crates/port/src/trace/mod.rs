@@ -19,7 +19,9 @@ mod replay;
 mod show;
 
 use wire::Framing;
-use wire::cosim::{AnswerKind, Cosim, HEADER_LEN, Hello, Kind, MAX_DATA, Message, RequestKind};
+use wire::cosim::{
+    AnswerKind, Cosim, HEADER_LEN, Hello, Kind, MAX_DATA, Message, Record, RequestKind,
+};
 
 pub use diff::{Difference, difference};
 pub use recorder::Recorder;
@@ -65,6 +67,23 @@ pub struct Entry {
     pub value: u64,
     /// As in the record.
     pub data: Vec<u8>,
+}
+
+impl Entry {
+    /// What a record says, at no time yet.
+    fn of<K: Kind>(record: &Record<K>, data: &[u8]) -> Self {
+        Self {
+            time_ns: 0,
+            // All numbers of kinds are that small.
+            kind: record.kind.number() as u8,
+            detail: record.detail,
+            flags: record.flags,
+            tag: record.tag,
+            address: record.address,
+            value: record.value,
+            data: data.to_vec(),
+        }
+    }
 }
 
 impl Entry {

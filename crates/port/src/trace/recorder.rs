@@ -68,17 +68,7 @@ impl Recorder {
 
     /// A record of a ring.
     pub(crate) fn record<K: Kind>(&self, record: &Record<K>, data: &[u8]) {
-        self.put(Entry {
-            time_ns: 0,
-            // All numbers of kinds are that small.
-            kind: record.kind.number() as u8,
-            detail: record.detail,
-            flags: record.flags,
-            tag: record.tag,
-            address: record.address,
-            value: record.value,
-            data: data.to_vec(),
-        });
+        self.put(Entry::of(record, data));
     }
 
     fn put(&self, entry: Entry) {

@@ -143,7 +143,7 @@ impl Player {
                 entry: trace.entries.len(),
                 time_ns: last.map_or(0, |entry| entry.time_ns),
                 then: "nothing more".into(),
-                now: describe(&shown(record, data)),
+                now: describe(&Entry::of(record, data)),
             });
         }
         Ok(Outcome::Same { told: self.told, compared: self.compared })
@@ -201,7 +201,7 @@ impl Player {
         record: &Record<AnswerKind>,
         data: Vec<u8>,
     ) -> Option<String> {
-        let mut now = shown(record, &data);
+        let mut now = Entry::of(record, &data);
         if matches!(record.kind, AnswerKind::DmaRead | AnswerKind::DmaWrite) {
             self.tags.insert(entry.tag, record.tag);
             now.tag = entry.tag;
@@ -256,19 +256,5 @@ fn channel(kind: AnswerKind) -> u8 {
         AnswerKind::Interrupt => 4,
         AnswerKind::ConfigPut => 5,
         AnswerKind::Log => 6,
-    }
-}
-
-/// What a model says, as an entry.
-fn shown(record: &Record<AnswerKind>, data: &[u8]) -> Entry {
-    Entry {
-        time_ns: 0,
-        kind: record.kind as u16 as u8,
-        detail: record.detail,
-        flags: record.flags,
-        tag: record.tag,
-        address: record.address,
-        value: record.value,
-        data: data.to_vec(),
     }
 }

@@ -18,7 +18,7 @@ use pcie::{
     ResetKind,
 };
 use port::{Model, ModelError, Port, PortOptions};
-use sys::EventFd;
+use sys::{Epoll, EventFd, Interest};
 
 /// Registers 0 to 0xff are memory. 0x100: a read that is never answered. 0x108: a read that is
 /// answered with four bytes of host memory at the address in register 0. 0x110: a write copies 64
@@ -277,4 +277,23 @@ pub fn until(client: &mut Client, at: u64, value: u32) {
     while read(client, at) != value {
         assert!(Instant::now() < end, "the register never had {value:#x}");
     }
+}
+
+/// Where the driver's memory begins.
+pub const BASE: u64 = 0x1c00_0000_0000;
+
+/// Memory of a driver, with a pattern of 64 bytes at 0x100.
+pub fn memory() -> GuestMemory {
+    let memory = GuestMemory::new(1 << 20).unwrap();
+    let pattern: Vec<u8> = (0..64).map(|n| n as u8 ^ 0x5a).collect();
+    memory.map().unwrap().write(DriverAddress(BASE + 0x100), &pattern).unwrap();
+    memory
+}
+
+/// Waits for an interrupt.
+pub fn wait(event: &EventFd) {
+    let epoll = Epoll::new().unwrap();
+    epoll.add(event, 0, Interest::Read).unwrap();
+    epoll.wait(&mut Vec::new(), Some(Duration::from_secs(10))).unwrap();
+    assert!(event.drain(), "no interrupt");
 }
