@@ -4,6 +4,8 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +19,8 @@ use crate::process::{quietly, step};
 const LONG_SECONDS: u32 = 15 * 60;
 /// One input may take so long. Most take microseconds.
 const INPUT_SECONDS: u32 = 10;
+/// A target needs up to 2 GiB of memory, the limit that libFuzzer has.
+const MOST_AT_ONCE: usize = 8;
 /// Lines of a failed run that are shown.
 const TAIL_LINES: usize = 40;
 
@@ -50,10 +54,18 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let tool = tool()?;
     step("build the fuzz targets", fuzz(&tool).arg("build"))?;
-    for target in chosen {
-        one(&tool, target, options.seconds)?;
-    }
-    Ok(())
+    let lanes = thread::available_parallelism().map_or(1, usize::from).min(MOST_AT_ONCE);
+    let next = AtomicUsize::new(0);
+    let lane = || {
+        while let Some(target) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+            one(&tool, target, options.seconds)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(lane)).collect();
+        lanes.into_iter().try_for_each(|lane| lane.join().expect("a lane does not panic"))
+    })
 }
 
 /// The targets that `fuzz/Cargo.toml` names.
