@@ -1,9 +1,15 @@
 //! Where things that are made once and kept live, outside the work tree.
 
 use std::env;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+
+/// What nobody has used for so long is removed when something new is made: work trees with other
+/// recipes may share the folder.
+const FORGOTTEN: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// `$VIADUCT_CACHE`, else `$XDG_CACHE_HOME/viaduct`, else `~/.cache/viaduct`. Created if missing.
 ///
@@ -19,6 +25,30 @@ pub fn folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Notes that something of the cache was used now.
+pub fn used(place: &Path) -> Result<()> {
+    let file = File::open(place).with_context(|| format!("open {}", place.display()))?;
+    file.set_modified(SystemTime::now()).with_context(|| format!("touch {}", place.display()))
+}
+
+/// Removes the roots and guests' archives that have been forgotten, and says so.
+pub fn tidy(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).context("list the cache")? {
+        let (entry, oldest) = (entry?, SystemTime::now().checked_sub(FORGOTTEN));
+        let (name, found) = (entry.file_name(), entry.metadata()?);
+        let ours = ["root-", "initrd-"].iter().any(|p| name.to_string_lossy().starts_with(p));
+        if !ours || found.modified().ok() >= oldest {
+            continue;
+        }
+        let path = entry.path();
+        println!("== {} has not been used for two weeks: removed", path.display());
+        let removed =
+            if found.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.with_context(|| format!("remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
 /// FNV-1a, 64 bits: names a recipe. Not a defence against anybody.
 pub fn fingerprint(parts: &[&str]) -> String {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
@@ -30,7 +60,30 @@ pub fn fingerprint(parts: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::fingerprint;
+    use std::fs;
+    use std::time::SystemTime;
+
+    use super::{FORGOTTEN, fingerprint, tidy, used};
+
+    #[test]
+    fn only_what_is_forgotten_and_ours_goes() {
+        let cache = tempfile::tempdir().unwrap();
+        let [old, fresh, foreign] =
+            ["root-1", "root-2", "tools"].map(|name| cache.path().join(name));
+        for place in [&old, &fresh, &foreign] {
+            fs::create_dir(place).unwrap();
+            let long_ago = SystemTime::now() - 2 * FORGOTTEN;
+            fs::File::open(place).unwrap().set_modified(long_ago).unwrap();
+        }
+        let archive = cache.path().join("initrd-1.cpio");
+        fs::write(&archive, "x").unwrap();
+        used(&fresh).unwrap();
+        tidy(cache.path()).unwrap();
+        assert_eq!(
+            [&old, &fresh, &foreign, &archive].map(|p| p.exists()),
+            [false, true, true, true]
+        );
+    }
 
     #[test]
     fn the_border_between_parts_counts() {

@@ -70,8 +70,10 @@ pub fn ensure() -> Result<PathBuf> {
     lock.lock().context("wait for the lock of the root")?;
     let place = place()?;
     if !place.exists() {
+        cache::tidy(&folder)?;
         build(&folder, &place)?;
     }
+    cache::used(&place)?;
     install_tools(&folder)?;
     publish(&folder, &place)?;
     Ok(place)
