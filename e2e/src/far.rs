@@ -3,6 +3,7 @@
 use std::io::copy;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -21,13 +22,18 @@ const WAITING: &str = "waiting for a model at ";
 /// What the listening end logs when a model was let in.
 const HERE: &str = "is here";
 
+/// What it prints before the fingerprint of its certificate.
+const PIN: &str = "our certificate: --tls-pin ";
+
 /// The rows.
-pub fn cases() -> Vec<Case> {
+pub fn cases(all: bool) -> Vec<Case> {
     let name = "guest 6.12, dma engine in c on another machine, the wire is cut";
-    vec![Case::new(name, LIMIT, cut)]
+    let plain = all.then(|| Case::new(name, LIMIT, |lab| cut(lab, false)));
+    let name = "guest 6.12, dma engine in c on another machine, tls, the wire is cut";
+    plain.into_iter().chain([Case::new(name, LIMIT, |lab| cut(lab, true))]).collect()
 }
 
-fn cut(lab: &Lab) -> Result<()> {
+fn cut(lab: &Lab, tls: bool) -> Result<()> {
     let program = cards::compile(lab, "dma-c", include_str!("../../examples/dma/c/dma.c"))?;
     let token = lab.write("token", b"the token of both machines\n")?;
     let other = lab.write("other", b"some token of someone else\n")?;
@@ -36,16 +42,37 @@ fn cut(lab: &Lab) -> Result<()> {
     // A machine that is busy with other things is slow twice here.
     command.args(["pcie", "--deadline", "2000", "--listen", "127.0.0.1:0", "--socket"]);
     command.arg(&socket).arg("--token-file").arg(&token);
+    let certificate = lab.path("tls.pem");
+    if tls {
+        command.arg("--tls-self-signed").arg(&certificate);
+    }
     let mut viaduct = lab.start("viaduct", command)?;
     viaduct.prints(WAITING)?;
     let printed = viaduct.printed();
-    let address = printed.split_once(WAITING).and_then(|(_, rest)| rest.lines().next());
-    let wire = Wire::to(address.context("no address")?)?;
-    let mut stranger = model_end(lab, "stranger", &wire, &other, &program)?;
+    let after = |text| printed.split_once(text).and_then(|(_, rest)| rest.lines().next());
+    let address = after(WAITING).context("no address")?;
+    let wire = Wire::to(address)?;
+    let pin = after(PIN).map(|pin| ["--tls-pin", pin]);
+    let pin = pin.as_ref().map_or(&[][..], |words| words);
+    ensure!(tls == !pin.is_empty(), "no fingerprint: {printed}");
+    if tls {
+        is_seen_by_openssl(lab, address, &certificate)?;
+        let elsewhere = ["--tls-pin".into(), format!("sha256:{}", "0".repeat(64))];
+        let elsewhere = elsewhere.each_ref().map(String::as_str);
+        for (name, words, why) in [
+            ("plain", &[][..], "the other end speaks TLS"),
+            ("deceived", &elsewhere, "not what our --tls-pin says"),
+        ] {
+            let mut stranger = model_end(lab, name, &wire, words, &token, &program)?;
+            stranger.prints(why)?;
+            stranger.kill();
+        }
+    }
+    let mut stranger = model_end(lab, "stranger", &wire, pin, &other, &program)?;
     stranger.prints("it has another token")?;
     stranger.kill();
     ensure!(model_ends(&viaduct) == 0, "a model with another token was let in");
-    let mut far = model_end(lab, "far", &wire, &token, &program)?;
+    let mut far = model_end(lab, "far", &wire, pin, &token, &program)?;
     far.prints("has the model")?;
     viaduct.listens_at(&socket)?;
     let mut guest = cards::plug(cards::plan(lab)?, &socket).boot()?;
@@ -70,11 +97,37 @@ fn cut(lab: &Lab) -> Result<()> {
     viaduct.is_alive()
 }
 
-fn model_end(lab: &Lab, name: &str, wire: &Wire, token: &Path, program: &Path) -> Result<Daemon> {
+fn model_end(
+    lab: &Lab,
+    name: &str,
+    wire: &Wire,
+    tls: &[&str],
+    token: &Path,
+    program: &Path,
+) -> Result<Daemon> {
     let mut command = lab.viaduct()?;
-    command.args(["pcie", "--connect", &wire.address, "--token-file"]).arg(token);
-    command.arg("--model").arg(program);
+    command.args(["pcie", "--connect", &wire.address]).args(tls);
+    command.arg("--token-file").arg(token).arg("--model").arg(program);
     lab.start(name, command)
+}
+
+/// Another implementation of TLS finds the certificate good, and is not let in; with an older
+/// version it gets nothing.
+fn is_seen_by_openssl(lab: &Lab, address: &str, certificate: &Path) -> Result<()> {
+    let client = |version: &str| -> Result<Command> {
+        let mut command = lab.program("openssl")?;
+        command.args(["s_client", "-connect", address, version, "-verify_return_error"]);
+        command.args(["-verify_hostname", "viaduct", "-showcerts", "-CAfile"]).arg(certificate);
+        Ok(command)
+    };
+    let printed = lab.run("openssl", client("-tls1_3")?)?;
+    ensure!(printed.contains("Verification: OK"), "another certificate: {printed}");
+    let pem = std::fs::read_to_string(certificate)?;
+    let line = pem.lines().nth(1).context("no certificate")?;
+    ensure!(printed.contains(line), "another certificate: {printed}");
+    let mut old = lab.start("openssl-old", client("-tls1_2")?)?;
+    ensure!(old.succeeds().is_err(), "TLS 1.2 is there: {}", old.printed());
+    Ok(())
 }
 
 /// How many times the port let a model in.

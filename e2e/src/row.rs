@@ -118,7 +118,7 @@ pub fn cases(all: bool) -> Vec<Case> {
     cases.extend(if all { crate::cocotb::cases() } else { Vec::new() });
     cases.extend(crate::verilog::cases(all));
     cases.extend(crate::ports::cases(all));
-    cases.extend(crate::far::cases());
+    cases.extend(crate::far::cases(all));
     cases
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod rig;
+mod stream;
 
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -46,7 +47,7 @@ fn streams() -> (TcpStream, TcpStream) {
 /// One end alone, at the port of `models`.
 fn machine(models: &Path, stop: &Arc<EventFd>, socket: TcpStream) -> JoinHandle<Ended> {
     let (models, stop) = (models.to_owned(), Arc::clone(stop));
-    let socket = Connection::new(socket).unwrap();
+    let socket = Box::new(Connection::new(socket).unwrap());
     std::thread::spawn(move || machine_end(socket, &models, stop.as_fd()))
 }
 
@@ -58,7 +59,7 @@ fn model(
     patience: Option<Duration>,
 ) -> JoinHandle<Ended> {
     let (gate, stop) = (Arc::clone(gate), Arc::clone(stop));
-    let socket = Connection::new(socket).unwrap();
+    let socket = Box::new(Connection::new(socket).unwrap());
     std::thread::spawn(move || model_end(socket, &gate, patience, stop.as_fd(), || ()))
 }
 
@@ -352,4 +353,12 @@ fn records_are_cut_where_they_say() {
         let error = end.join().unwrap().unwrap_err().to_string();
         assert!(error.contains(expected), "{error} and not {expected}");
     }
+}
+
+#[test]
+fn frames_are_the_same_however_they_are_cut() {
+    let heard = prop_oneof![any_frames(ANSWERS), any_frames(REQUESTS)];
+    proptest!(|(cuts in any::<[u8; 5]>(), bytes in heard)| {
+        stream::withstands(&[&cuts[..], &bytes].concat());
+    });
 }

@@ -40,6 +40,7 @@ pub use signal::{
 };
 pub use socket::{
     Connection, Listener, MAX_FDS_PER_MESSAGE, Received, connect_unix, listen_unix, wait_for_any,
+    wait_for_room,
 };
 pub use stack::give_back_stack;
 pub use tap::{TAP_HEADER_BYTES, Tap, TapOffloads};

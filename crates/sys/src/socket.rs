@@ -215,6 +215,22 @@ pub fn wait_for_any(fds: &[BorrowedFd<'_>], limit: std::time::Duration) -> io::R
     }
 }
 
+/// Waits until there is room to write to `fd`, or it is closed, for up to `limit`.
+///
+/// # Errors
+/// `TimedOut` when there came to be none.
+pub fn wait_for_room(fd: BorrowedFd<'_>, limit: std::time::Duration) -> io::Result<()> {
+    let limit =
+        rustix::event::Timespec::try_from(limit).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut polled = [rustix::event::PollFd::from_borrowed_fd(fd, rustix::event::PollFlags::OUT)];
+    crate::calls::note();
+    match rustix::event::poll(&mut polled, Some(&limit)) {
+        Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// A listening UNIX socket that removes its path when dropped.
 #[derive(Debug)]
 pub struct Listener {

@@ -1,8 +1,12 @@
 //! The command line.
 
+mod far;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+
+pub use far::{Far, FarTls};
 
 /// Connects any virtio driver to any virtio device.
 #[derive(Parser, Debug)]
@@ -42,7 +46,7 @@ pub enum Command {
     /// Runs the bridges and devices of a TOML file in one process
     Run(Run),
     /// Serves a PCIe device to a virtual machine; its model is another process
-    Pcie(Pcie),
+    Pcie(Box<Pcie>),
     /// Serves a PCIe device written in Verilog or VHDL: builds a simulation, and runs it as a model
     Cosim(Box<Cosim>),
     /// Tells what this machine can do, and why not
@@ -233,24 +237,6 @@ pub struct Pcie {
     pub service: CardService,
 }
 
-/// A model on another machine.
-#[derive(Args, Debug)]
-pub struct Far {
-    /// Wait here for the model of another machine, which 'viaduct pcie --connect' runs there
-    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["connect", "model"])]
-    pub listen: Option<String>,
-    /// Run the model for the port of another machine, which waits there with --listen
-    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["socket", "faults", "record"])]
-    pub connect: Option<String>,
-    /// Both machines prove to each other that they know what is in this file; by default what
-    /// VIADUCT_TOKEN says
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// Let anybody in who can reach the address
-    #[arg(long, conflicts_with = "token_file")]
-    pub no_token: bool,
-}
-
 /// How a card is served, whatever its model is.
 #[derive(Args, Debug, Clone)]
 pub struct CardService {
@@ -391,7 +377,12 @@ Examples:
 
 The model on another machine; both know a token (head -c 32 /dev/urandom | base64 > token):
   viaduct pcie --socket /tmp/dev.sock --listen 192.0.2.1:4711 --token-file token
-  viaduct pcie --connect 192.0.2.1:4711 --token-file token --model ./my-device";
+  viaduct pcie --connect 192.0.2.1:4711 --token-file token --model ./my-device
+With TLS, where the first prints the second's --tls-pin:
+  viaduct pcie --socket /tmp/dev.sock --listen 192.0.2.1:4711 --token-file token \\
+      --tls-self-signed tls.pem
+  viaduct pcie --connect 192.0.2.1:4711 --token-file token --model ./my-device \\
+      --tls-pin sha256:...";
 
 /// `viaduct cosim`.
 #[derive(Args, Debug)]

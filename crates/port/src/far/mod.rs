@@ -15,6 +15,7 @@
 //! What it deliberately lacks: the making of connections, and any proof of who is at the other end.
 //! That is for the caller to have seen to before.
 
+mod carrier;
 mod relay;
 mod stream;
 
@@ -36,8 +37,9 @@ use crate::area::Shared;
 use crate::limits::{FAR_SILENCE, FAR_TICK, HELLO_LIMIT};
 use crate::model::{ModelError, enter, next_message};
 use crate::ring::{Consumer, Producer, RingError};
+pub use carrier::Carrier;
 use relay::{Relay, Side};
-use stream::{Frame, Stream};
+pub use stream::{Frame, Stream};
 
 /// Longest wait for whoever is at this end to take a message.
 const LOCAL_LIMIT: Duration = Duration::from_secs(1);
@@ -81,12 +83,16 @@ pub enum FarError {
 }
 
 /// Stands for the model at the port that listens at `port`: relays what goes to and fro through
-/// `socket`, until `stop` becomes readable.
+/// `carrier`, until `stop` becomes readable.
 ///
 /// # Errors
 /// The session is over for another reason.
-pub fn machine_end(socket: Connection, port: &Path, stop: BorrowedFd<'_>) -> Result<(), FarError> {
-    let mut stream = Stream::new(socket);
+pub fn machine_end(
+    carrier: Box<dyn Carrier>,
+    port: &Path,
+    stop: BorrowedFd<'_>,
+) -> Result<(), FarError> {
+    let mut stream = Stream::new(carrier);
     let heard = await_message::<AnswerKind>(&mut stream, stop, None)?;
     let mut hello = match heard {
         None => return Ok(()),
@@ -124,19 +130,19 @@ pub fn machine_end(socket: Connection, port: &Path, stop: BorrowedFd<'_>) -> Res
 }
 
 /// Stands for the port to the model that connects to `gate`: relays what goes to and fro through
-/// `socket`, until `stop` becomes readable. A model that takes nothing for longer than `patience`
+/// `carrier`, until `stop` becomes readable. A model that takes nothing for longer than `patience`
 /// ends the session. `attached` is called when the port has let the model in.
 ///
 /// # Errors
 /// The session is over for another reason.
 pub fn model_end(
-    socket: Connection,
+    carrier: Box<dyn Carrier>,
     gate: &Listener,
     patience: Option<Duration>,
     stop: BorrowedFd<'_>,
     attached: impl FnOnce(),
 ) -> Result<(), FarError> {
-    let mut stream = Stream::new(socket);
+    let mut stream = Stream::new(carrier);
     let Some((hello, local)) = await_model(&mut stream, gate, stop)? else { return Ok(()) };
     stream.put_message(&Message::Hello(hello));
     let limit = Some(Instant::now() + FAR_SILENCE);

@@ -1,16 +1,15 @@
 //! The stream between two machines: messages and records, cut and put together.
 
-use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use sys::{Connection, Received};
+use sys::Received;
 use wire::cosim::{
     Cosim, HEADER_BYTES, HEADER_LEN, HEADER_WORDS, Kind, MAX_PAYLOAD, Message, Record,
 };
 use wire::{DecodeError, Framer};
 
-use super::FarError;
+use super::{Carrier, FarError};
 use crate::limits::{FAR_OUTPUT_BYTES, FAR_SILENCE, FAR_TICK};
 
 /// The kind of a message that is a record: its five words, then its data.
@@ -34,7 +33,7 @@ pub enum Frame<K: Kind> {
 /// One end of the stream.
 #[derive(Debug)]
 pub struct Stream {
-    socket: Connection,
+    carrier: Box<dyn Carrier>,
     framer: Framer<Cosim>,
     input: Vec<u8>,
     begin: usize,
@@ -47,10 +46,11 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn new(socket: Connection) -> Self {
+    /// Over what has been proved, or not.
+    pub fn new(carrier: Box<dyn Carrier>) -> Self {
         let now = Instant::now();
         Self {
-            socket,
+            carrier,
             framer: Framer::new(MAX_PAYLOAD),
             input: vec![0; INPUT_BYTES],
             begin: 0,
@@ -63,6 +63,9 @@ impl Stream {
     }
 
     /// What has come next; `data` gets the bytes of a record.
+    ///
+    /// # Errors
+    /// The stream is over, or the other end breaks the rules.
     pub fn receive<K: Kind>(&mut self, data: &mut Vec<u8>) -> Result<Option<Frame<K>>, FarError> {
         loop {
             // Twice around at most for what is there: until the message is whole, or all is taken.
@@ -78,7 +81,7 @@ impl Stream {
                 self.framer.next_message();
                 return Ok(Some(frame));
             }
-            match self.socket.receive(&mut self.input, &mut Vec::new())? {
+            match self.carrier.receive(&mut self.input)? {
                 Received::Bytes(len) => {
                     (self.begin, self.end) = (0, len);
                     self.heard = Instant::now();
@@ -122,13 +125,21 @@ impl Stream {
 
     /// Whether something waits for room in the socket.
     pub fn has_output(&self) -> bool {
+        self.waits() || self.carrier.has_output()
+    }
+
+    /// Whether something waits for room in the carrier.
+    fn waits(&self) -> bool {
         self.sent < self.output.len()
     }
 
     /// Sends what waits, as far as the socket takes it.
+    ///
+    /// # Errors
+    /// The stream is over.
     pub fn flush(&mut self) -> Result<(), FarError> {
-        while self.has_output() {
-            match self.socket.send(&[IoSlice::new(&self.output[self.sent..])], &[])? {
+        while self.waits() {
+            match self.carrier.send(&self.output[self.sent..])? {
                 Some(sent) => {
                     self.sent += sent;
                     self.spoke = Instant::now();
@@ -145,7 +156,7 @@ impl Stream {
         }
         self.output.clear();
         self.sent = 0;
-        Ok(())
+        Ok(self.carrier.flush()?)
     }
 
     /// Counts as heard: nothing was listened to meanwhile.
@@ -154,6 +165,9 @@ impl Stream {
     }
 
     /// Sends what waits, and a sign of life now and then; notes when none comes.
+    ///
+    /// # Errors
+    /// The stream is over, or nothing was heard for too long.
     pub fn tick(&mut self) -> Result<(), FarError> {
         if self.heard.elapsed() > FAR_SILENCE {
             return Err(FarError::Silent);
@@ -167,13 +181,13 @@ impl Stream {
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.carrier.as_fd()
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.socket.shutdown();
+        self.carrier.shutdown();
     }
 }
 

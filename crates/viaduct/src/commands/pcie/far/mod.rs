@@ -1,6 +1,7 @@
 //! `viaduct pcie --listen` and `--connect`: a port and its model on two machines.
 
 mod proof;
+mod tls;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -12,8 +13,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use proof::Token;
+use proof::{NotProved, Token};
 use sys::{Connection, EventFd, Listener, StopSignal};
+use tls::{Ready, Security};
 
 use super::super::keeper::Keeper;
 use crate::address::Usage;
@@ -49,6 +51,7 @@ impl Server {
         let Some(address) = &options.listen else { return Ok(None) };
         let token = token(options)?;
         let addresses = resolve(address, options, &token)?;
+        let security = Security::of_listener(&options.tls)?;
         let listener = TcpListener::bind(&addresses[..]);
         let listener = listener.with_context(|| format!("can't listen at {address}"))?;
         println!("waiting for a model at {}", listener.local_addr()?);
@@ -56,9 +59,9 @@ impl Server {
         let stop = Arc::new(EventFd::new()?);
         let asked = Arc::clone(&stop);
         let complaints = Complaints::default();
+        let hall = Hall { listener, token, security, models, stop: asked, complaints };
         let run = move || {
-            if let Err(error) = (Hall { listener, token, models, stop: asked, complaints }).serve()
-            {
+            if let Err(error) = hall.serve() {
                 tracing::error!("no model on another machine can come any more: {error}");
             }
         };
@@ -80,6 +83,7 @@ impl Drop for Server {
 struct Hall {
     listener: Listener,
     token: Token,
+    security: Security,
     models: PathBuf,
     stop: Arc<EventFd>,
     complaints: Complaints,
@@ -139,30 +143,37 @@ impl Hall {
 
     /// Somebody has connected.
     fn receive(&self, socket: Connection, arriving: &AtomicUsize, is_taken: &AtomicBool) {
-        let proved = no_delay(&socket).map_err(Into::into);
-        let mut proved = proved.and_then(|()| {
-            // One at a time: who comes meanwhile is told by the closed connection.
-            match is_taken.load(Ordering::SeqCst) {
-                true => Err(proof::NotProved::Busy),
-                false => proof::to_caller(&socket, &self.token),
-            }
-        });
+        // One at a time: who comes meanwhile is told by the closed connection.
+        let mut proved = match is_taken.load(Ordering::SeqCst) {
+            true => Err(NotProved::Busy),
+            false => self.prove(socket),
+        };
         arriving.fetch_sub(1, Ordering::SeqCst);
         if proved.is_ok() && is_taken.swap(true, Ordering::SeqCst) {
-            proved = Err(proof::NotProved::Busy);
+            proved = Err(NotProved::Busy);
         }
-        if let Err(why) = proved {
-            if self.complaints.allowed() {
-                tracing::warn!("a model end was not let in: {why}");
+        let Ready { carrier, .. } = match proved {
+            Ok(ready) => ready,
+            Err(why) => {
+                if self.complaints.allowed() {
+                    tracing::warn!("a model end was not let in: {why}");
+                }
+                return;
             }
-            return;
-        }
+        };
         tracing::info!("somebody on another machine is let in");
-        let ended = port::far::machine_end(socket, &self.models, (*self.stop).as_fd());
+        let ended = port::far::machine_end(carrier, &self.models, (*self.stop).as_fd());
         is_taken.store(false, Ordering::SeqCst);
         if let Err(why) = ended {
             tracing::warn!("the model end is lost: {why}");
         }
+    }
+
+    fn prove(&self, socket: Connection) -> Result<Ready, NotProved> {
+        no_delay(&socket)?;
+        let mut ready = self.security.over(socket)?;
+        proof::to_caller(&mut ready, &self.token)?;
+        Ok(ready)
     }
 }
 
@@ -173,6 +184,7 @@ impl Hall {
 pub fn connect(address: &str, options: &cli::Pcie) -> Result<()> {
     let token = token(&options.far)?;
     resolve(address, &options.far, &token)?;
+    let security = Security::of_caller(&options.far.tls, address)?;
     let signal = StopSignal::install().context("can't take over SIGTERM")?;
     let folder = tempfile::tempdir().context("can't make a folder for a socket")?;
     let models = match (&options.service.model_socket, &options.model) {
@@ -185,7 +197,7 @@ pub fn connect(address: &str, options: &cli::Pcie) -> Result<()> {
     if options.model.is_none() {
         println!("VIADUCT_PORT={}", models.display());
     }
-    let end = ModelEnd { address, options, token, gate, models };
+    let end = ModelEnd { address, options, token, security, gate, models };
     let mut pause = FIRST_PAUSE;
     let mut last = String::new();
     while !signal.is_set() {
@@ -211,6 +223,7 @@ struct ModelEnd<'a> {
     address: &'a str,
     options: &'a cli::Pcie,
     token: Token,
+    security: Security,
     gate: Listener,
     models: PathBuf,
 }
@@ -219,7 +232,8 @@ impl ModelEnd<'_> {
     /// One connection, from the first packet to its end. The model begins and ends with it.
     fn session(&self, stop: BorrowedFd<'_>, has_attached: &mut bool) -> Result<()> {
         let socket = call(&resolve(self.address, &self.options.far, &self.token)?)?;
-        proof::to_listener(&socket, &self.token)?;
+        let mut ready = self.security.over(socket)?;
+        proof::to_listener(&mut ready, &self.token)?;
         let command = self.options.model.as_deref();
         let keeper = command.map(|command| Keeper::start(command, &self.models)).transpose()?;
         let patience =
@@ -229,7 +243,7 @@ impl ModelEnd<'_> {
             tracing::info!("the port at {} has the model", self.address);
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         };
-        Ok(port::far::model_end(socket, &self.gate, patience, stop, attached)?)
+        Ok(port::far::model_end(ready.carrier, &self.gate, patience, stop, attached)?)
     }
 }
 
@@ -314,6 +328,7 @@ mod tests {
         let hall = Hall {
             listener: Listener::from_fd(listener.into()).unwrap(),
             token: Token::new(b"0123456789abcdef").unwrap(),
+            security: Security::None,
             models: PathBuf::from("/nowhere"),
             stop: Arc::clone(&stop),
             complaints,
@@ -333,8 +348,8 @@ mod tests {
         assert!((1..=2 * MAX_ARRIVING).contains(&greeted), "{greeted} were listened to");
         assert!(begin.elapsed() < 5 * proof::LIMIT, "{:?}", begin.elapsed());
         // One that knows the token finds its place free.
-        let socket = call(&[address]).unwrap();
-        proof::to_listener(&socket, &Token::new(b"0123456789abcdef").unwrap()).unwrap();
+        let mut ready = Security::None.over(call(&[address]).unwrap()).unwrap();
+        proof::to_listener(&mut ready, &Token::new(b"0123456789abcdef").unwrap()).unwrap();
         stop.signal();
         thread.join().unwrap();
     }

@@ -12,15 +12,21 @@
 //! so that none can be used twice; the word in front keeps one side's from being sent back to it.
 //! Without a token the key is empty, so that one end with a token never talks to one without.
 //!
-//! What it deliberately lacks: any protection of what follows. Whoever can change packets on the
-//! way can take the connection over after the proofs; for such networks there is `ssh -L`.
+//! With TLS underneath both proofs have a secret of that very session in them too, so that whoever
+//! sits between two sessions can't hand a proof from one to the other.
+//!
+//! What it deliberately lacks: any protection of what follows. Without TLS whoever can change
+//! packets on the way can take the connection over after the proofs.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use hmac::{Hmac, Mac};
+use port::far::Carrier;
 use sha2::Sha256;
-use sys::{Connection, Received};
+use sys::Received;
+
+use super::tls::{Ready, TlsError};
 
 /// How long all of it may take.
 pub const LIMIT: Duration = Duration::from_secs(2);
@@ -44,6 +50,12 @@ pub enum NotProved {
     /// What it says is no greeting.
     #[error("whoever is there is no 'viaduct pcie' of this version")]
     Stranger,
+    /// It speaks TLS, which this end does not.
+    #[error("the other end speaks TLS: give this one --tls-pin, --tls-ca or --tls-cert")]
+    Secured,
+    /// TLS did not come up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Its numbers are the other way round.
     #[error("the other machine has another byte order")]
     ByteOrder,
@@ -86,7 +98,7 @@ impl Token {
         self.0.is_empty()
     }
 
-    fn mac(&self, role: &[u8], greetings: [&[u8]; 2]) -> Result<Hmac<Sha256>, NotProved> {
+    fn mac(&self, role: &[u8], greetings: [&[u8]; 3]) -> Result<Hmac<Sha256>, NotProved> {
         let mac = Hmac::<Sha256>::new_from_slice(&self.0);
         let mut mac = mac.map_err(|_| NotProved::Token)?;
         mac.update(role);
@@ -96,36 +108,44 @@ impl Token {
 }
 
 /// Proves it to whoever has connected, and has it proved.
-pub fn to_caller(socket: &Connection, token: &Token) -> Result<(), NotProved> {
+pub fn to_caller(ready: &mut Ready, token: &Token) -> Result<(), NotProved> {
     let end = Instant::now() + LIMIT;
-    let (ours, theirs) = greet(socket, end)?;
-    let proof = take::<PROOF>(socket, end)?;
-    let expected = token.mac(b"connects", [&ours, &theirs])?;
+    let Ready { carrier, binding } = ready;
+    let (ours, theirs) = greet(&mut **carrier, end)?;
+    let proof = take::<PROOF>(&mut **carrier, end)?;
+    let expected = token.mac(b"connects", [&ours, &theirs, binding])?;
     // In constant time: how much of it is right is nobody's business.
     expected.verify_slice(&proof).map_err(|_| NotProved::Token)?;
-    let proof = token.mac(b"listens", [&ours, &theirs])?.finalize().into_bytes();
-    Ok(socket.send_all(&proof, &[], left(end)?)?)
+    let proof = token.mac(b"listens", [&ours, &theirs, binding])?.finalize().into_bytes();
+    say(&mut **carrier, &proof, end)
 }
 
 /// Proves it to whoever listens, and has it proved.
-pub fn to_listener(socket: &Connection, token: &Token) -> Result<(), NotProved> {
+pub fn to_listener(ready: &mut Ready, token: &Token) -> Result<(), NotProved> {
     let end = Instant::now() + LIMIT;
-    let (ours, theirs) = greet(socket, end)?;
-    let proof = token.mac(b"connects", [&theirs, &ours])?.finalize().into_bytes();
-    socket.send_all(&proof, &[], left(end)?)?;
-    let proof = take::<PROOF>(socket, end)?;
-    let expected = token.mac(b"listens", [&theirs, &ours])?;
+    let Ready { carrier, binding } = ready;
+    let (ours, theirs) = greet(&mut **carrier, end)?;
+    let proof = token.mac(b"connects", [&theirs, &ours, binding])?.finalize().into_bytes();
+    say(&mut **carrier, &proof, end)?;
+    let proof = take::<PROOF>(&mut **carrier, end)?;
+    let expected = token.mac(b"listens", [&theirs, &ours, binding])?;
     expected.verify_slice(&proof).map_err(|_| NotProved::Token)
 }
 
 /// Says our greeting and hears the other's.
-fn greet(socket: &Connection, end: Instant) -> Result<([u8; GREETING], [u8; GREETING]), NotProved> {
+fn greet(
+    carrier: &mut dyn Carrier,
+    end: Instant,
+) -> Result<([u8; GREETING], [u8; GREETING]), NotProved> {
     let mut ours = [0; GREETING];
     ours[..8].copy_from_slice(&MAGIC);
     ours[8..12].copy_from_slice(&BYTE_ORDER.to_ne_bytes());
     std::fs::File::open("/dev/urandom")?.read_exact(&mut ours[16..])?;
-    socket.send_all(&ours, &[], left(end)?)?;
-    let theirs = take::<GREETING>(socket, end)?;
+    say(carrier, &ours, end)?;
+    let theirs = take::<GREETING>(carrier, end)?;
+    if is_tls(&theirs) {
+        return Err(NotProved::Secured);
+    }
     if theirs[..8] != MAGIC {
         return Err(NotProved::Stranger);
     }
@@ -135,21 +155,58 @@ fn greet(socket: &Connection, end: Instant) -> Result<([u8; GREETING], [u8; GREE
     Ok((ours, theirs))
 }
 
-fn take<const N: usize>(socket: &Connection, end: Instant) -> Result<[u8; N], NotProved> {
+/// Says `bytes`; what is left in the carrier goes with what is said later, or while we listen.
+fn say(carrier: &mut dyn Carrier, bytes: &[u8], end: Instant) -> Result<(), NotProved> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        let taken = match carrier.send(&bytes[sent..]) {
+            Err(error) => return Err(last_words(carrier, error)),
+            taken => taken?,
+        };
+        match taken {
+            Some(len) => sent += len,
+            None => late(sys::wait_for_room(carrier.as_fd(), left(end)?))?,
+        }
+    }
+    Ok(())
+}
+
+/// Why the other end takes nothing any more: what it said before, or what the system says.
+fn last_words(carrier: &mut dyn Carrier, error: io::Error) -> NotProved {
+    match carrier.receive(&mut [0; 1]) {
+        Err(why) => why.into(),
+        Ok(Received::Closed) => NotProved::Closed,
+        Ok(_) => error.into(),
+    }
+}
+
+fn take<const N: usize>(carrier: &mut dyn Carrier, end: Instant) -> Result<[u8; N], NotProved> {
     let (mut bytes, mut have) = ([0; N], 0);
     while have < N {
-        match socket.receive(&mut bytes[have..], &mut Vec::new())? {
+        match carrier.receive(&mut bytes[have..])? {
             Received::Bytes(len) => have += len,
+            Received::Closed if is_tls(&bytes[..have]) => return Err(NotProved::Secured),
             Received::Closed => return Err(NotProved::Closed),
-            Received::Nothing => match socket.wait_readable(left(end)?) {
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Err(NotProved::Late);
-                }
-                waited => waited?,
-            },
+            Received::Nothing => {
+                carrier.flush()?;
+                sys::wait_for_any(&[carrier.as_fd()], left(end)?)?;
+            }
         }
     }
     Ok(bytes)
+}
+
+/// Whether these are the first bytes of whoever begins TLS, or says that it does not begin (RFC
+/// 8446, 5.1: a handshake or an alert, then 3, the higher byte of all versions).
+fn is_tls(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x15 | 0x16, 3, ..])
+}
+
+fn late(waited: io::Result<()>) -> Result<(), NotProved> {
+    waited.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => NotProved::Late,
+        _ => error.into(),
+    })
 }
 
 fn left(end: Instant) -> Result<Duration, NotProved> {
@@ -160,6 +217,11 @@ fn left(end: Instant) -> Result<Duration, NotProved> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sys::Connection;
+
+    fn plain(socket: Connection) -> Ready {
+        Ready { carrier: Box::new(socket), binding: Vec::new() }
+    }
 
     fn token(text: &str) -> Token {
         Token::new(text.as_bytes()).unwrap()
@@ -168,9 +230,8 @@ mod tests {
     /// What both ends say when they have these tokens.
     fn meet(listens: Token, connects: Token) -> [Result<(), NotProved>; 2] {
         let (a, b) = Connection::pair().unwrap();
-        let caller = std::thread::spawn(move || to_listener(&b, &connects));
-        let listener = to_caller(&a, &listens);
-        drop(a);
+        let caller = std::thread::spawn(move || to_listener(&mut plain(b), &connects));
+        let listener = to_caller(&mut plain(a), &listens);
         [listener, caller.join().unwrap()]
     }
 
@@ -201,9 +262,10 @@ mod tests {
                 }
             }
         });
-        let found = to_listener(&a, &token("0123456789abcdef"));
+        let mut ready = plain(a);
+        let found = to_listener(&mut ready, &token("0123456789abcdef"));
         assert!(matches!(found, Err(NotProved::Token)), "{found:?}");
-        drop(a);
+        drop(ready);
         mirror.join().unwrap();
     }
 
@@ -213,12 +275,14 @@ mod tests {
             (vec![b'x'; 100], "no 'viaduct pcie'"),
             ([&MAGIC[..], &BYTE_ORDER.swap_bytes().to_ne_bytes(), &[0; 36]].concat(), "byte order"),
             ([&MAGIC[..], &BYTE_ORDER.to_ne_bytes(), &[0; 36 + 32]].concat(), "another token"),
+            ([&[0x16, 3, 1][..], &[0; 60]].concat(), "speaks TLS"),
             (MAGIC.to_vec(), "said nothing"),
         ] {
             let (a, b) = Connection::pair().unwrap();
             b.send_all(&bytes, &[], LIMIT).unwrap();
             let begin = Instant::now();
-            let error = to_caller(&a, &token("0123456789abcdef")).unwrap_err().to_string();
+            let error =
+                to_caller(&mut plain(a), &token("0123456789abcdef")).unwrap_err().to_string();
             assert!(error.contains(expected), "{error} and not {expected}");
             assert!(begin.elapsed() < 2 * LIMIT);
         }
