@@ -24,6 +24,7 @@ const DMA: &str = include_str!("../../examples/dma/verilog/dma.sv");
 /// The same by descriptors, and by packets.
 const STREAMS: &str = include_str!("../../examples/dma/verilog/dma_streams.sv");
 const PCIE: &str = include_str!("../../examples/dma/verilog/dma_pcie.sv");
+const TLP: &str = include_str!("../../examples/dma/verilog/dma_tlp.sv");
 
 /// The rows; `all` of them, or those that are run each time.
 pub fn cases(all: bool) -> Vec<Case> {
@@ -33,7 +34,8 @@ pub fn cases(all: bool) -> Vec<Case> {
         ("guest 6.12, virtio rng whose data path is verilog", rng),
         ("guest 6.12, a sorting accelerator in verilog", sort),
         ("guest 6.12, dma engine in verilog by descriptors and streams", streams),
-        ("guest 6.12, dma engine in verilog by xilinx's pcie streams", pcie),
+        ("guest 6.12, dma engine in verilog by xilinx's pcie streams, 512 bits", pcie),
+        ("guest 6.12, dma engine in verilog by packets, 256 bits, slow", tlp),
     ];
     if all {
         rows.push(("guest 6.12, dma engine in verilog, vfio and each kind of interrupt", dma_vfio));
@@ -41,6 +43,10 @@ pub fn cases(all: bool) -> Vec<Case> {
         rows.push(("guest 6.12, dma engine in verilog, slow memory, paced clock", dma_slow));
         rows.push(("guest 6.12, verilog whose clock is locked to accesses, twice", locked));
         rows.push(("guest 6.12, dma engine in verilog by pcie streams, 64 bits", pcie_narrow));
+        rows.push(("guest 6.12, dma engine in verilog by pcie streams, other widths", pcie_widths));
+        rows.push(("guest 6.12, dma engine in verilog by packets, other widths", tlp_widths));
+        rows.push(("guest 6.12, dma engine in verilog by packets, vfio and interrupts", tlp_vfio));
+        rows.push(("guest 6.12, dma engine in verilog by packets, by messages", tlp_unshared));
         rows.push(("guest 6.12, dma engine in verilog by descriptors, 8 bits, slow", streams_slow));
     }
     rows.into_iter().map(|(name, body)| Case::new(name, LIMIT, body)).collect()
@@ -130,12 +136,61 @@ fn streams_slow(lab: &Lab) -> Result<()> {
 }
 
 fn pcie(lab: &Lab) -> Result<()> {
-    engine(lab, "dma_pcie", PCIE, &["-G", "WIDTH=256"], 300)
+    engine(lab, "dma_pcie", PCIE, &["-G", "WIDTH=512"], 300)
 }
 
 fn pcie_narrow(lab: &Lab) -> Result<()> {
     let slow = ["-G", "WIDTH=64", "--set", "latency=20", "--set", "stalls=30"];
     engine(lab, "dma_pcie", PCIE, &slow, 100)
+}
+
+fn pcie_widths(lab: &Lab) -> Result<()> {
+    at_widths(lab, "dma_pcie", PCIE, &["WIDTH=128", "WIDTH=256"])
+}
+
+/// Completions come in any order and in pieces of any length.
+fn tlp(lab: &Lab) -> Result<()> {
+    let slow = ["-G", "WIDTH=256", "--set", "latency=20", "--set", "stalls=30"];
+    engine(lab, "dma_tlp", TLP, &slow, 300)
+}
+
+fn tlp_widths(lab: &Lab) -> Result<()> {
+    at_widths(lab, "dma_tlp", TLP, &["WIDTH=64", "WIDTH=128", "WIDTH=512"])
+}
+
+/// One card of each width in one machine, quick and slow.
+fn at_widths(lab: &Lab, top: &str, source: &str, widths: &[&str]) -> Result<()> {
+    let mut cards = Vec::new();
+    let mut plan = plan(lab)?;
+    for width in widths {
+        for stalls in ["stalls=0", "stalls=40"] {
+            let name = format!("card-{width}-{stalls}");
+            let options = ["-G", width, "--set", stalls];
+            let card = Card::named(lab, &name, top, source, &options)?;
+            let bus = format!("rp{}", cards.len());
+            let socket = format!(r#"{{"type":"unix","path":"{}"}}"#, card.socket.display());
+            plan = plan
+                .device(format!("pcie-root-port,id={bus},chassis={}", cards.len() + 1))
+                .device(format!(r#"{{"driver":"vfio-user-pci","bus":"{bus}","socket":{socket}}}"#));
+            cards.push(card);
+        }
+    }
+    let mut guest = plan.boot()?;
+    for (number, card) in cards.iter_mut().enumerate() {
+        guest.shell.run(&format!("CARD={number} dma sysfs 200"))?;
+        card.is_well()?;
+    }
+    Ok(())
+}
+
+fn tlp_vfio(lab: &Lab) -> Result<()> {
+    vfio(lab, "dma_tlp", TLP, "WIDTH=512")
+}
+
+/// By messages a driver that waits for the interrupt finds what was written before it.
+fn tlp_unshared(lab: &Lab) -> Result<()> {
+    let plan = plan(lab)?.without_shared_memory();
+    vfio_in(lab, plan, "dma_tlp", TLP, "WIDTH=128")
 }
 
 /// An engine with the same registers and another way to host memory.
@@ -147,8 +202,16 @@ fn engine(lab: &Lab, top: &str, source: &str, options: &[&str], copies: u32) -> 
 }
 
 fn dma_vfio(lab: &Lab) -> Result<()> {
-    let mut card = Card::start(lab, "dma", DMA, &["-G", "WIDTH=512"])?;
-    let iommu = plan(lab)?.device("intel-iommu,caching-mode=on,intremap=off");
+    vfio(lab, "dma", DMA, "WIDTH=512")
+}
+
+fn vfio(lab: &Lab, top: &str, source: &str, width: &str) -> Result<()> {
+    vfio_in(lab, plan(lab)?, top, source, width)
+}
+
+fn vfio_in(lab: &Lab, plan: Plan<'_>, top: &str, source: &str, width: &str) -> Result<()> {
+    let mut card = Card::start(lab, top, source, &["-G", width])?;
+    let iommu = plan.device("intel-iommu,caching-mode=on,intremap=off");
     let modules = iommu.module("vfio_iommu_type1").module("vfio_pci").append("intel_iommu=on");
     let mut guest = card.plug(modules).boot()?;
     guest.shell.run_within(LIMIT, include_str!("../../guest/dma-vfio.sh"))?;

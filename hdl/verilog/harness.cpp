@@ -24,6 +24,7 @@
 #include "Vcard__Syms.h"
 #include "access.h"
 #include "card.h"
+#include "link.h"
 #include "pace.h"
 #include "settings.h"
 #include "wave.h"
@@ -34,7 +35,7 @@ namespace viaduct {
 class Simulation {
 public:
     explicit Simulation(viaduct_device *dev)
-        : dev(dev), top(&context), wiring(top, dev, pace), wave(top)
+        : dev(dev), top(&context), wiring(top, dev, pace, link), wave(top)
     {
         pace.latency = LATENCY;
         pace.stalls = STALLS;
@@ -52,6 +53,8 @@ public:
     int run()
     {
         int status = 0;
+        // A driver may have set the card up already, for the simulation before this one.
+        configure();
         while (!status && !should_end && !context.gotFinish())
             status = CLOCK == FREE ? run_free() : CLOCK == PACED ? run_paced() : run_locked();
         if (context.gotFinish())
@@ -70,6 +73,7 @@ public:
 
     void reset()
     {
+        link.refresh(dev);
         for (Access &access : waiting)
             access.finish(false);
         waiting.clear();
@@ -80,6 +84,13 @@ public:
         wiring.set_reset(false);
         cycle();
         granted = 0;
+        wake();
+    }
+
+    // The driver has set something up.
+    void configure()
+    {
+        link.refresh(dev);
         wake();
     }
 
@@ -212,6 +223,7 @@ private:
     Context context;
     Vcard top;
     Pace pace;
+    Link link;
     Wiring wiring;
     Wave wave;
     std::unique_ptr<uint8_t[]> before;
@@ -246,6 +258,11 @@ static void on_write(void *context, unsigned bar, uint64_t offset, const void *d
 
 static void on_reset(void *context, int) { static_cast<Simulation *>(context)->reset(); }
 
+static void on_config(void *context, unsigned, size_t)
+{
+    static_cast<Simulation *>(context)->configure();
+}
+
 static void on_signal(void *context, int) { static_cast<Simulation *>(context)->should_end = true; }
 
 } // namespace viaduct
@@ -257,6 +274,7 @@ int main(int count, char **words)
     handlers.read_later = on_read;
     handlers.write = on_write;
     handlers.reset = on_reset;
+    handlers.config_changed = on_config;
     viaduct_device *dev = make_card();
     // A signal ends the program in good order: a waveform is to be complete.
     sigset_t signals;

@@ -1,23 +1,21 @@
-// The four streams of Xilinx's PCI Express hard blocks (UltraScale+, PG213, 64 to 512 bits,
-// dword-aligned, no straddling): a design for such a block takes accesses of BARs on CQ, answers
+// The four streams of Xilinx's PCI Express hard blocks (UltraScale and UltraScale+: PG156, PG213;
+// 64 to 512 bits, dword-aligned): a design for such a block takes accesses of BARs on CQ, answers
 // them on CC, reaches host memory on RQ, and gets what it has read on RC.
 //
 //     driver --access--> CQ --> design --> CC --answer--> driver
 //     memory <--requests-- RQ <-- design <-- RC <--completions-- memory
 //
-// Completions of one read come in order, cut at multiples of 256 bytes. A read without memory gets
-// one completion with status UR and error code 2.
+// On CQ and RC a packet begins with a beat: a block may straddle, and need not. On CC and RQ of 512
+// bits a beat may hold two packets, if the design's tuser says where they begin and end. A read
+// without memory gets one completion with status UR and error code 2. A sequence number goes back
+// when its request was taken. Not there: parity, TPH, tags that the block gives out.
 #pragma once
-#include <cstdio>
-
-#include "access.h"
 #include "packets.h"
-#include "pace.h"
-#include "viaduct.h"
+#include "transactions.h"
 
 namespace viaduct {
 
-// Sideband bits of a beat (PG213, tables of the tuser signals).
+// Sideband bits of a beat to the design (the tables of the tuser signals).
 template <class Stream>
 void xilinx_sideband(Stream &s, const Packet &packet, bool is_cq, bool is_first, bool is_last,
                      unsigned len)
@@ -32,267 +30,197 @@ void xilinx_sideband(Stream &s, const Packet &packet, bool is_cq, bool is_first,
         set(0, packet.first_enables);
         set(WIDE ? 8 : 4, packet.last_enables);
     }
-    // Bytes of the payload: what follows the header of four or three dwords.
+    // Bytes of the payload that count: it follows the header of four or three dwords.
     unsigned header = is_first ? (is_cq ? 4 : 3) : 0;
     uint64_t payload = ones(4 * len) & ~ones(4 * std::min(header, len));
+    if (is_first && len > header)
+        payload &= ~(uint64_t(~packet.first_enables & 15) << 4 * header);
+    if (is_last && len > header && packet.last_enables)
+        payload &= ~(uint64_t(~packet.last_enables & 15) << 4 * (len - 1));
     set(is_cq ? (WIDE ? 16 : 8) : 0, payload);
     set(is_cq ? (WIDE ? 80 : 40) : (WIDE ? 64 : 32), is_first);
     if (is_last && WIDE)
         set(is_cq ? 86 : 76, 1), set(is_cq ? 88 : 80, len - 1);
     else if (is_last && !is_cq)
         set(34, 1 | (len - 1) << 1);
-    std::memcpy(bytes_of(s.tuser()), bits, Stream::USER_BYTES);
+    std::memcpy(bytes_of(s.tuser()), bits, std::min<size_t>(Stream::USER_BYTES, sizeof bits));
+}
+
+// Where packets of the design begin and end: the same in the tuser of CC and, 20 bits up, of RQ.
+template <class Stream> Marks xilinx_marks(Stream &s, unsigned low)
+{
+    Marks marks;
+    if (Stream::DATA_BITS != 512)
+        return marks;
+    for (unsigned n = 0; n < 2; n++) {
+        marks.starts += bits_of(s.tuser(), low + n, 1);
+        marks.start_at[n] = 4 * bits_of(s.tuser(), low + 2 + 2 * n, 2);
+        marks.ends += bits_of(s.tuser(), low + 6 + n, 1);
+        marks.end_at[n] = bits_of(s.tuser(), low + 8 + 4 * n, 4);
+    }
+    return marks;
+}
+
+// What RQ's tuser says of the packet that begins first or second in a beat.
+template <class Stream> void xilinx_enables(Stream &s, Packet &packet, unsigned which)
+{
+    constexpr bool WIDE = Stream::DATA_BITS == 512;
+    packet.first_enables = bits_of(s.tuser(), 4 * which, 4);
+    packet.last_enables = bits_of(s.tuser(), WIDE ? 8 + 4 * which : 4, 4);
+    packet.sequence = bits_of(s.tuser(), WIDE ? 61 + 6 * which : 24, WIDE ? 6 : 4);
+    if (!WIDE && Stream::USER_BITS >= 62)
+        packet.sequence |= bits_of(s.tuser(), 60, 2) << 4;
 }
 
 template <class Wires> class XilinxPcie {
 public:
-    XilinxPcie(Wires wires, viaduct_device *dev, const Pace &pace)
-        : cq(wires.cq()), cc(wires.cc()), rq(wires.rq()), rc(wires.rc()), dev(dev), pace(pace)
+    XilinxPcie(Wires wires, viaduct_device *dev, const Pace &pace, Link &link)
+        : w(wires), cq(wires.cq()), cc(wires.cc()), rq(wires.rq()), rc(wires.rc()), pace(pace),
+          accesses(dev, pace), memory(dev, pace, link)
     {
     }
 
-    bool has_accesses() const { return !accesses.empty(); }
+    bool has_accesses() const { return !accesses.is_empty(); }
+    void push(Access &&access) { accesses.push(std::move(access)); }
 
     bool is_busy() const
     {
         return has_accesses() || cq.is_busy() || cc.is_busy() || rq.is_busy() || rc.is_busy() ||
-               !reads.empty();
-    }
-
-    void push(Access &&access)
-    {
-        accesses.push_back(std::move(access));
-        if (accesses.size() == 1)
-            begin();
+               memory.is_busy() || !sequences.empty();
     }
 
     void clear()
     {
-        for (Access &access : accesses)
-            access.finish(false);
         accesses.clear();
-        reads.clear();
+        memory.clear();
         cq.clear(), cc.clear(), rq.clear(), rc.clear();
-        done = 0;
+        sequences.clear();
+        credits = 0;
     }
 
     void drive()
     {
+        Request request;
+        const uint8_t *payload;
+        if (!cq.is_busy() && may_ask() && accesses.next(request, payload))
+            ask(request, payload);
+        Completion completion;
+        if (!rc.is_busy() && pace.lets() && memory.next(completion))
+            complete(completion);
         cq.drive();
         rc.drive();
         cc.drive(pace.lets());
-        rq.drive(reads.size() + rc.waiting() < MOST_READS && pace.lets());
+        rq.drive(memory.has_room() && pace.lets());
+        w.sequence_valid() = !sequences.empty();
+        if (!sequences.empty()) {
+            w.sequence() = sequences.front();
+            sequences.pop_front();
+        }
     }
 
     void sample()
     {
-        Packet packet;
+        bool was_asked = cq.is_busy();
         cq.sample();
         rc.sample();
-        if (cc.sample(packet))
-            answered(packet);
-        if (rq.sample(packet))
-            requested(packet);
-        while (!reads.empty() && reads.front().is_there && pace.is_over(reads.front().due)) {
-            complete(reads.front());
-            reads.pop_front();
-        }
-        if (!accesses.empty() && accesses.front().is_write && !cq.is_busy())
-            finish_piece(true);
+        cc.sample([this](const Packet &packet) { answered(packet); });
+        rq.sample([this](const Packet &packet) { requested(packet); });
+        if (was_asked && !cq.is_busy())
+            accesses.arrived();
+        if (Wires::HAS_CREDITS)
+            credits = std::min(32u, credits + __builtin_popcount(unsigned(w.credits()) & 3));
     }
 
 private:
-    enum Type { READ = 0, WRITE = 1 };
-    static constexpr size_t LARGEST = 128, MOST_READS = 64, RCB = 256;
+    // Types of requests in descriptors.
+    enum Type { READ = 0, WRITE = 1, IO_READ = 2, IO_WRITE = 3 };
 
-    // ---- accesses: one at a time, in pieces that stay within 128 bytes ----
+    // What is to be completed waits for a design that asks for it by pcie_cq_np_req.
+    bool may_ask() const { return !Wires::HAS_CREDITS || credits || accesses.is_write(); }
 
-    void begin()
+    void ask(const Request &request, const uint8_t *payload)
     {
-        Access &access = accesses.front();
-        uint64_t at = access.offset + done;
-        piece = std::min<size_t>(access.len - done, LARGEST - at % LARGEST);
-        unsigned skip = at % 4, dwords = unsigned((skip + piece + 3) / 4);
-        unsigned end = (skip + unsigned(piece) - 1) % 4 + 1;
         Packet packet;
-        packet.dwords.assign(4 + (access.is_write ? dwords : 0), 0);
-        packet.first_enables = unsigned(ones(4) << skip & 15);
-        packet.last_enables = dwords > 1 ? unsigned(ones(end)) : 0;
-        if (dwords == 1)
-            packet.first_enables &= unsigned(ones(end));
-        uint64_t address = base(access.bar) + at;
-        packet.set(63, 2, address >> 2);
-        packet.set(74, 64, dwords);
-        packet.set(78, 75, access.is_write ? WRITE : READ);
-        packet.set(103, 96, tag);
-        packet.set(114, 112, access.bar);
-        if (access.is_write)
-            std::memcpy(reinterpret_cast<uint8_t *>(&packet.dwords[4]) + skip,
-                        access.data() + done, piece);
-        got = 0;
+        unsigned dwords = request.is_write ? request.dwords : 0;
+        packet.dwords.assign(4 + dwords, 0);
+        packet.first_enables = request.first;
+        packet.last_enables = request.last;
+        packet.set(63, 2, request.address >> 2);
+        packet.set(74, 64, request.dwords);
+        packet.set(78, 75, (request.is_io ? IO_READ : READ) + request.is_write);
+        packet.set(103, 96, request.tag);
+        packet.set(114, 112, request.bar);
+        packet.set(120, 115, Wires::bar_bits(request.bar));
+        std::memcpy(packet.dwords.data() + 4, payload, 4 * dwords);
+        if (!request.is_write || request.is_io)
+            credits -= credits > 0;
         cq.push(std::move(packet));
-    }
-
-    // Where the driver has put the BAR.
-    uint64_t base(unsigned bar) const
-    {
-        uint32_t low = 0, high = 0;
-        viaduct_get_config(dev, 0x10 + 4 * bar, &low, 4);
-        if ((low & 7) == 4)
-            viaduct_get_config(dev, 0x14 + 4 * bar, &high, 4);
-        return uint64_t(high) << 32 | (low & (low & 1 ? ~3u : ~15u));
     }
 
     void answered(const Packet &packet)
     {
-        if (accesses.empty() || accesses.front().is_write || packet.dwords.size() < 3 ||
-            packet.field(71, 64) != tag)
-            return warn("a completion on CC that nobody waits for");
-        Access &access = accesses.front();
-        if (packet.field(45, 43) != 0)
-            return finish_piece(false);
-        unsigned skip = unsigned(packet.field(6, 0) % 4);
-        size_t len = std::min(packet.dwords.size() - 3, size_t(packet.field(42, 32))) * 4;
-        len = len > skip ? std::min(len - skip, piece - got) : 0;
-        const uint8_t *data = reinterpret_cast<const uint8_t *>(packet.dwords.data() + 3);
-        std::memcpy(access.data() + done + got, data + skip, len);
-        got += len;
-        if (got == piece)
-            finish_piece(true);
-        else if (len == 0)
-            finish_piece(false);
+        if (packet.dwords.size() < 3)
+            return memory.complain("a packet on CC without its three dwords");
+        size_t dwords = std::min(packet.dwords.size() - 3, size_t(packet.field(42, 32)));
+        accesses.answered(unsigned(packet.field(71, 64)), unsigned(packet.field(45, 43)),
+                          unsigned(packet.field(6, 0)), unsigned(packet.field(28, 16)),
+                          reinterpret_cast<const uint8_t *>(packet.dwords.data() + 3), 4 * dwords);
     }
 
-    void finish_piece(bool is_good)
-    {
-        Access &access = accesses.front();
-        tag = (tag + 1) % 32;
-        done += piece;
-        if (is_good && done < access.len)
-            return begin();
-        access.finish(is_good);
-        accesses.pop_front();
-        done = 0;
-        if (!accesses.empty())
-            begin();
-    }
-
-    // ---- host memory ----
-
-    struct Read {
-        uint64_t address = 0;
-        unsigned tag = 0, dwords = 0, skip = 0, len = 0;
-        bool is_there = false, is_bad = false;
-        uint64_t due = 0;
-        std::vector<uint8_t> data;
-    };
-
-    void requested(Packet &packet)
+    void requested(const Packet &packet)
     {
         if (packet.dwords.size() < 4)
-            return warn("a request on RQ without its four dwords");
-        size_t count = packet.field(74, 64), type = packet.field(78, 75);
-        uint64_t address = packet.field(31, 2) << 2 | packet.field(63, 32) << 32;
-        if (type == WRITE && packet.dwords.size() - 4 == count)
-            return store(packet, address, unsigned(count));
-        if (type != READ || packet.dwords.size() != 4 || count == 0 || count > 1024)
-            return warn("a request on RQ that is neither a memory read nor a memory write");
-        reads.emplace_back();
-        Read &read = reads.back();
-        // Bytes that are not enabled at either end are not counted.
-        unsigned first = packet.first_enables, last = count > 1 ? packet.last_enables : first;
-        read.skip = first ? unsigned(__builtin_ctz(first)) : 0;
-        unsigned end = last ? 32 - unsigned(__builtin_clz(last)) : 1;
-        read.len = unsigned(4 * (count - 1)) + end - read.skip;
-        read.address = address, read.dwords = unsigned(count);
-        read.tag = unsigned(packet.field(103, 96));
-        read.due = pace.due();
-        read.data.resize(4 * count);
-        int status = viaduct_host_read_start(dev, address, read.data.data(), read.data.size(),
-                                             read_done, &read);
-        if (status)
-            read_done(&read, status);
+            return memory.complain("a packet on RQ without its four dwords");
+        if (Wires::HAS_SEQUENCE)
+            sequences.push_back(packet.sequence);
+        Request request;
+        request.dwords = unsigned(packet.field(74, 64));
+        request.address = packet.field(31, 2) << 2 | packet.field(63, 32) << 32;
+        request.first = packet.first_enables;
+        request.last = request.dwords > 1 ? packet.last_enables : 0;
+        request.tag = unsigned(packet.field(103, 96));
+        size_t type = packet.field(78, 75), payload = packet.dwords.size() - 4;
+        bool is_whole = request.dwords > 0 && request.dwords <= 1024;
+        if (type == WRITE && is_whole && payload == request.dwords)
+            memory.write(request, reinterpret_cast<const uint8_t *>(packet.dwords.data() + 4));
+        else if (type == READ && is_whole && payload == 0)
+            memory.read(request);
+        else
+            memory.complain("a request on RQ that is neither a memory read nor a memory write, or "
+                            "whose length is not its dword count");
     }
 
-    static void read_done(void *arg, int status)
+    void complete(const Completion &completion)
     {
-        Read &read = *static_cast<Read *>(arg);
-        read.is_there = true;
-        read.is_bad = status != 0;
+        Packet packet;
+        packet.dwords.assign(3 + completion.dwords, 0);
+        packet.set(11, 0, completion.address & 0xfff);
+        packet.set(15, 12, completion.status ? 2 : 0);
+        packet.set(28, 16, completion.count);
+        packet.set(30, 30, completion.is_last);
+        packet.set(42, 32, completion.dwords);
+        packet.set(45, 43, completion.status);
+        packet.set(71, 64, completion.tag);
+        std::memcpy(packet.dwords.data() + 3, completion.data, 4 * completion.dwords);
+        packet.first_enables = 15u << completion.address % 4 & 15;
+        unsigned end = unsigned(completion.address % 4) + completion.count;
+        if (end < 4 * completion.dwords)
+            (completion.dwords > 1 ? packet.last_enables : packet.first_enables) &=
+                15u >> (4 * completion.dwords - end);
+        rc.push(std::move(packet));
     }
 
-    void complete(const Read &read)
-    {
-        size_t at = 0, left = read.len;
-        do {
-            size_t end = read.is_bad ? at : std::min<size_t>(read.data.size(),
-                RCB - (read.address + at) % RCB + at);
-            size_t skip = at ? 0 : read.skip;
-            size_t len = std::min(left, end - at - (read.is_bad ? 0 : skip));
-            Packet packet;
-            packet.dwords.assign(3 + (end - at) / 4, 0);
-            packet.set(11, 0, (read.address + at + skip) & 0xfff);
-            packet.set(15, 12, read.is_bad ? 2 : 0);
-            packet.set(28, 16, left);
-            packet.set(30, 30, read.is_bad || end == read.data.size());
-            packet.set(42, 32, (end - at) / 4);
-            packet.set(45, 43, read.is_bad ? 1 : 0);
-            packet.set(71, 64, read.tag);
-            std::memcpy(packet.dwords.data() + 3, read.data.data() + at, end - at);
-            rc.push(std::move(packet));
-            left -= len;
-            at = end;
-        } while (!read.is_bad && at < read.data.size());
-    }
-
-    void store(const Packet &packet, uint64_t address, unsigned count)
-    {
-        const uint8_t *data = reinterpret_cast<const uint8_t *>(packet.dwords.data() + 4);
-        auto is_on = [&](size_t n) {
-            unsigned enables = n < 4 ? packet.first_enables
-                             : n >= 4 * (count - 1) ? packet.last_enables : 15;
-            return enables >> n % 4 & 1;
-        };
-        // Only the first and the last dword may have holes.
-        for (size_t n = 0, len = 4 * size_t(count); n < len;) {
-            size_t end = n;
-            while (end < len && is_on(end))
-                end++;
-            if (end > n)
-                store_run(address + n, data + n, end - n);
-            n = end + 1;
-        }
-    }
-
-    void store_run(uint64_t address, const uint8_t *data, size_t len)
-    {
-        // Lent until the end of the write, which is posted: the design does not hear of it.
-        auto *kept = new std::vector<uint8_t>(data, data + len);
-        if (viaduct_host_write_start(dev, address, kept->data(), len, write_done, kept))
-            delete kept;
-    }
-
-    static void write_done(void *kept, int) { delete static_cast<std::vector<uint8_t> *>(kept); }
-
-    void warn(const char *why)
-    {
-        if (!is_warned)
-            viaduct_log(dev, 1, why);
-        is_warned = true;
-    }
-
+    Wires w;
     PacketSource<typename Wires::Cq> cq;
     PacketSink<typename Wires::Cc> cc;
     PacketSink<typename Wires::Rq> rq;
     PacketSource<typename Wires::Rc> rc;
-    viaduct_device *dev;
     const Pace &pace;
-    std::deque<Access> accesses;
-    std::deque<Read> reads;
-    // Of the first access: bytes done, bytes of the piece on its way, of those that have come.
-    size_t done = 0, piece = 0, got = 0;
-    unsigned tag = 0;
-    bool is_warned = false;
+    Accesses accesses;
+    HostMemory memory;
+    // Sequence numbers to give back, one a cycle.
+    std::deque<unsigned> sequences;
+    unsigned credits = 0;
 };
 
 } // namespace viaduct

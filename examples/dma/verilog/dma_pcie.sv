@@ -1,19 +1,21 @@
 // The DMA engine of examples/dma for the streams of a Xilinx PCI Express block (CQ, CC, RQ, RC), 64
-// to 256 bits wide: chunks within lines of 64 bytes are read and written one after the other.
+// to 512 bits wide: chunks within lines of 64 bytes are read and written one after the other.
 // viaduct: id=1234:0da7 bar0=4K intx=on msi=1 msix=1
-module dma_pcie #(parameter WIDTH = 128, parameter DW = WIDTH / 32) (
+module dma_pcie #(
+    parameter WIDTH = 128, parameter DW = WIDTH / 32, parameter WIDE = WIDTH == 512
+) (
     input  logic clk, rst_n,
     output logic irq,
     input  logic [WIDTH-1:0] s_axis_cq_tdata, s_axis_rc_tdata,
     input  logic [DW-1:0] s_axis_cq_tkeep, s_axis_rc_tkeep,
-    input  logic [87:0] s_axis_cq_tuser,
-    input  logic [74:0] s_axis_rc_tuser,
+    input  logic [(WIDE ? 183 : 88)-1:0] s_axis_cq_tuser,
+    input  logic [(WIDE ? 161 : 75)-1:0] s_axis_rc_tuser,
     input  logic s_axis_cq_tvalid, s_axis_cq_tlast, s_axis_rc_tvalid, s_axis_rc_tlast,
     output logic s_axis_cq_tready, s_axis_rc_tready,
     output logic [WIDTH-1:0] m_axis_cc_tdata, m_axis_rq_tdata,
     output logic [DW-1:0] m_axis_cc_tkeep, m_axis_rq_tkeep,
-    output logic [32:0] m_axis_cc_tuser,
-    output logic [61:0] m_axis_rq_tuser,
+    output logic [(WIDE ? 81 : 33)-1:0] m_axis_cc_tuser,
+    output logic [(WIDE ? 137 : 62)-1:0] m_axis_rq_tuser,
     output logic m_axis_cc_tvalid, m_axis_cc_tlast, m_axis_rq_tvalid, m_axis_rq_tlast,
     input  logic m_axis_cc_tready, m_axis_rq_tready
 );
@@ -51,7 +53,8 @@ module dma_pcie #(parameter WIDTH = 128, parameter DW = WIDTH / 32) (
         if (s_axis_cq_tvalid && s_axis_cq_tready) begin
             for (int n = 0; n < DW; n++)
                 if (32'(cq_words) + n < 8) cq[3'(cq_words) + 3'(n)] <= s_axis_cq_tdata[32*n +: 32];
-            if (cq_words == 0) enables <= s_axis_cq_tuser[7:0];
+            if (cq_words == 0)
+                enables <= {s_axis_cq_tuser[WIDE ? 11 : 7 -: 4], s_axis_cq_tuser[3:0]};
             cq_words <= s_axis_cq_tlast ? 0 : cq_words + 4'(DW);
             cq_there <= s_axis_cq_tlast;
         end
@@ -149,7 +152,11 @@ module dma_pcie #(parameter WIDTH = 128, parameter DW = WIDTH / 32) (
         .tdata(m_axis_rq_tdata), .tkeep(m_axis_rq_tkeep), .tvalid(m_axis_rq_tvalid),
         .tlast(m_axis_rq_tlast), .tready(m_axis_rq_tready));
     always_ff @(posedge clk)
-        if (rq_start) m_axis_rq_tuser <= {54'b0, dwords == 1 ? 4'b0 : last_be, first_be};
+        if (rq_start) begin
+            m_axis_rq_tuser <= '0;
+            m_axis_rq_tuser[3:0] <= first_be;
+            m_axis_rq_tuser[WIDE ? 11 : 7 -: 4] <= dwords == 1 ? 4'b0 : last_be;
+        end
 endmodule
 
 // Sends `count` of the dwords `words`, the lowest first.

@@ -6,6 +6,7 @@
 
 mod axi;
 mod descriptors;
+mod pcie;
 pub mod ports;
 mod runtime;
 mod streams;
@@ -31,8 +32,12 @@ pub const HARNESS: &[(&str, &str)] = &[
     ("bits.h", include_str!("../../../../hdl/verilog/bits.h")),
     ("harness.cpp", include_str!("../../../../hdl/verilog/harness.cpp")),
     ("interrupts.h", include_str!("../../../../hdl/verilog/interrupts.h")),
+    ("link.h", include_str!("../../../../hdl/verilog/link.h")),
+    ("link_signals.h", include_str!("../../../../hdl/verilog/link_signals.h")),
     ("pace.h", include_str!("../../../../hdl/verilog/pace.h")),
     ("packets.h", include_str!("../../../../hdl/verilog/packets.h")),
+    ("tlp.h", include_str!("../../../../hdl/verilog/tlp.h")),
+    ("transactions.h", include_str!("../../../../hdl/verilog/transactions.h")),
     ("xilinx.h", include_str!("../../../../hdl/verilog/xilinx.h")),
     ("virtio.h", include_str!("../../../../hdl/verilog/virtio.h")),
     ("wave.h", include_str!("../../../../hdl/verilog/wave.h")),

@@ -1,10 +1,10 @@
-//! AXI4-Stream by the names of ports, and the parts that speak it.
+//! AXI4-Stream by the names of ports, for the data path of a virtio device.
 
 use std::fmt::Write as _;
 
 use super::ports::{Port, Way};
 use super::wiring::{Part, Ports, accessor, part};
-use crate::{Card, CosimError};
+use crate::CosimError;
 
 /// A design that is the data path of a virtio device: a stream in each direction, or one of them,
 /// and what it wants to know of its queue.
@@ -97,81 +97,4 @@ fn absent(wires: &mut String, name: &str, way: Way, bits: u32) {
     let words = bits.div_ceil(32);
     let data = format!("VlWide<{words}> &{name}_tdata() {{ static VlWide<{words}> w; return w; }}");
     accessor(wires, "", None, &data);
-}
-
-/// The four streams of Xilinx's hard blocks: `*cq_t…` and `*rc_t…` to the design, `*cc_t…` and
-/// `*rq_t…` from it.
-pub fn xilinx(ports: &mut Ports<'_>, card: &Card) -> Result<Option<Part>, CosimError> {
-    if ports.prefixes("cq_tvalid", Way::In).is_empty() {
-        return Ok(None);
-    }
-    let mut wires = String::new();
-    let mut widths = Vec::new();
-    for (name, way) in [("Cq", Way::In), ("Cc", Way::Out), ("Rq", Way::Out), ("Rc", Way::In)] {
-        let lower = name.to_lowercase();
-        let prefix = ports.prefixes(&format!("{lower}_tvalid"), way).into_iter().next();
-        let Some(prefix) = prefix.map(|before| format!("{before}{lower}_")) else {
-            let why = format!("Xilinx's streams: there is no *{lower}_tvalid");
-            return Err(CosimError::Design(why));
-        };
-        widths.push(packets(ports, &mut wires, name, &prefix, way)?);
-        // Writing to a string does not fail.
-        let _ = writeln!(wires, "    {name} {lower}() {{ return {{ m }}; }}");
-    }
-    if widths.iter().any(|bits| *bits != widths[0] || *bits < 64) {
-        let why = "Xilinx's streams have one width, 64, 128, 256 or 512 bits";
-        return Err(CosimError::Design(why.to_owned()));
-    }
-    let bars = (0..6).filter(|bar| card.bars[*bar].is_some()).collect();
-    Ok(Some(Part { bars, ..part("XilinxPcie", "xilinx.h", wires, ", dev, pace") }))
-}
-
-/// A struct of accessors within the others, for a stream of packets; its width.
-fn packets(
-    ports: &mut Ports<'_>,
-    wires: &mut String,
-    name: &str,
-    prefix: &str,
-    way: Way,
-) -> Result<u32, CosimError> {
-    let back = if way == Way::In { Way::Out } else { Way::In };
-    let mut inner = String::new();
-    let mut take = |end: &str, way| {
-        let port = ports.take(&format!("{prefix}{end}"), way);
-        let why = || CosimError::Design(format!("the stream {prefix}* has no {prefix}{end}"));
-        port.cloned().ok_or_else(why)
-    };
-    let (data, user) = (take("tdata", way)?, take("tuser", way)?);
-    let ready = take("tready", back)?;
-    for end in ["tvalid", "tkeep", "tlast"] {
-        accessor(&mut inner, end, Some(&take(end, way)?), "");
-    }
-    accessor(&mut inner, "tdata", Some(&data), "");
-    accessor(&mut inner, "tuser", Some(&user), "");
-    accessor(&mut inner, "tready", Some(&ready), "");
-    let bits = data.bits;
-    if !bits.is_power_of_two() || bits > 512 {
-        return Err(CosimError::Design(format!("the stream {prefix}* is {bits} bits wide")));
-    }
-    let mask = (1u64 << ready.bits.min(63)) - 1;
-    let _ = writeln!(inner, "    static constexpr unsigned DATA_BITS = {bits};");
-    let _ =
-        writeln!(inner, "    static constexpr unsigned USER_BYTES = {};", user.bits.div_ceil(8));
-    let _ = writeln!(inner, "    static constexpr unsigned READY = {mask};");
-    let text = match (name, way) {
-        (_, Way::In) => format!(
-            "    void sideband(const Packet &p, bool first, bool last, unsigned len)\n    \
-             {{ xilinx_sideband(*this, p, {}, first, last, len); }}\n",
-            name == "Cq"
-        ),
-        ("Rq", _) => format!(
-            "    void enables(Packet &p)\n    {{ p.first_enables = number(tuser()) & 15; \
-             p.last_enables = number(tuser()) >> {} & 15; }}\n",
-            if bits == 512 { 8 } else { 4 }
-        ),
-        _ => "    void enables(Packet &) {}\n".to_owned(),
-    };
-    inner += &text;
-    let _ = writeln!(wires, "    struct {name} {{\n    Vcard &m;\n{inner}    }};");
-    Ok(bits)
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::axi;
 use super::descriptors;
+use super::pcie;
 use super::ports::{Port, Way};
 use super::streams;
 use crate::{Card, CosimError};
@@ -93,7 +94,8 @@ pub fn write(all: &[Port], card: &Card) -> Result<String, CosimError> {
         Some(_) => vec![streams::virtio(&mut ports)?],
         None => axi::slaves(&mut ports, card)?,
     };
-    parts.extend(streams::xilinx(&mut ports, card)?);
+    parts.extend(pcie::xilinx(&mut ports, card)?);
+    parts.extend(pcie::packets(&mut ports, card)?);
     parts.extend(axi::masters(&mut ports)?);
     parts.extend(descriptors::engines(&mut ports)?);
     if parts.is_empty() {
@@ -101,6 +103,7 @@ pub fn write(all: &[Port], card: &Card) -> Result<String, CosimError> {
         return Err(CosimError::Design(format!("{why}; {}", listed(all))));
     }
     parts.extend(interrupts(&mut ports));
+    parts.extend(pcie::signals(&mut ports));
     for port in ports.free(Way::In) {
         tracing::warn!("input {} is connected to nothing: it is 0", port.name);
     }
@@ -128,7 +131,7 @@ fn interrupts(ports: &mut Ports<'_>) -> Vec<Part> {
         let mut wires = String::new();
         if let Some(level) = any(&["", "_o", "_out"], Way::Out) {
             accessor(&mut wires, "irq", Some(level), "");
-            parts.push(part("InterruptLevels", "interrupts.h", wires, ", dev"));
+            parts.push(part("InterruptLevels", "interrupts.h", wires, ", dev, link"));
         } else if let Some(request) = any(&["_req", "_request", "_valid", "_int"], Way::Out) {
             let ack = any(&["_ack", "_grant", "_ready", "_sent"], Way::In);
             let vector = any(&["_vector", "_num", "_number", "_data"], Way::Out);
@@ -139,7 +142,7 @@ fn interrupts(ports: &mut Ports<'_>) -> Vec<Part> {
                 let is_there = is_there.is_some();
                 let _ = writeln!(wires, "    static constexpr bool {name} = {is_there};");
             }
-            parts.push(part("InterruptRequests", "interrupts.h", wires, ", dev"));
+            parts.push(part("InterruptRequests", "interrupts.h", wires, ", dev, link"));
         }
     }
     parts
@@ -158,7 +161,8 @@ pub fn part(
 fn render(parts: &[Part], clocks: &[String], high: &[String], low: &[String]) -> String {
     let mut text = String::from(
         "// How the ports of the design are wired.\n#pragma once\n#include \"Vcard.h\"\n\
-         #include \"access.h\"\n#include \"bits.h\"\n#include \"pace.h\"\n",
+         #include \"access.h\"\n#include \"bits.h\"\n#include \"link.h\"\n\
+         #include \"pace.h\"\n",
     );
     let mut headers: Vec<&str> = parts.iter().map(|part| part.header).collect();
     headers.dedup();
@@ -174,11 +178,11 @@ fn render(parts: &[Part], clocks: &[String], high: &[String], low: &[String]) ->
     for (n, part) in parts.iter().enumerate() {
         let _ = writeln!(text, "    {}<Wires{n}> part{n};", part.kind);
     }
-    text += "\n    Wiring(Vcard &m, viaduct_device *dev, Pace &pace)\n        : m(m)";
+    text += "\n    Wiring(Vcard &m, viaduct_device *dev, Pace &pace, Link &link)\n        : m(m)";
     for (n, part) in parts.iter().enumerate() {
         let _ = write!(text, ", part{n}(Wires{n}{{m}}{})", part.arguments);
     }
-    text += "\n    {\n        (void)dev, (void)pace;\n    }\n\n";
+    text += "\n    {\n        (void)dev, (void)pace, (void)link;\n    }\n\n";
     text += &accesses(parts);
     let each = |call: &str| -> String {
         (0..parts.len()).map(|n| format!("        part{n}.{call}();\n")).collect()
