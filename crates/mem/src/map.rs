@@ -149,7 +149,7 @@ impl Region {
 /// valid as long as it is held, whatever happens to the address space meanwhile.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryMap {
-    /// Sorted by `start`, not overlapping.
+    /// Sorted by `start`, not overlapping, each within its mapping: as `new` has made sure.
     regions: Vec<Region>,
     generation: u64,
     /// Whether unknown addresses may become known: there is an IOMMU to ask.
@@ -171,6 +171,14 @@ impl MemoryMap {
         regions.sort_by_key(|region| region.start);
         for region in &regions {
             region.start.0.checked_add(region.len).ok_or(MemoryError::Overflow)?;
+            if let Backing::Mapped { mapping, offset } = &region.backing {
+                // `span_of` relies on it, and whoever fills in a `Region` may err.
+                let end = (*offset as u64).checked_add(region.len).ok_or(MemoryError::Overflow)?;
+                let size = mapping.len() as u64;
+                if end > size {
+                    return Err(MemoryError::BeyondFile { end, size });
+                }
+            }
         }
         if let Some(pair) = regions.windows(2).find(|pair| pair[0].end() > pair[1].start.0) {
             return Err(MemoryError::Overlap(pair[1].start));
@@ -288,7 +296,7 @@ impl MemoryMap {
     /// [`MemoryError::Unmapped`], [`MemoryError::Miss`], [`MemoryError::NotMappable`],
     /// [`MemoryError::Overflow`].
     pub fn span(&self, at: DriverAddress, len: u64) -> Result<Span<'_>, MemoryError> {
-        self.span_in(self.find(at)?, at, len)
+        self.span_near(&mut 0, at, len)
     }
 
     /// As [`MemoryMap::span`], and `hint` remembers the region for the next call: consecutive
@@ -303,27 +311,41 @@ impl MemoryMap {
         at: DriverAddress,
         len: u64,
     ) -> Result<Span<'_>, MemoryError> {
-        match self.regions.get(*hint) {
-            Some(region) if region.contains(at) => {}
-            _ => *hint = self.find(at)?,
+        match self.regions.get(*hint).and_then(|region| self.span_of(region, at, len)) {
+            Some(span) => Ok(span),
+            None => self.span_elsewhere(hint, at, len),
         }
-        self.span_in(*hint, at, len)
     }
 
+    /// The usual case: all of the bytes are in `region`.
     #[inline]
-    fn span_in(&self, index: usize, at: DriverAddress, len: u64) -> Result<Span<'_>, MemoryError> {
-        let region = &self.regions[index];
+    fn span_of<'m>(&'m self, region: &'m Region, at: DriverAddress, len: u64) -> Option<Span<'m>> {
+        let Backing::Mapped { mapping, offset } = &region.backing else { return None };
+        let skip = at.0.wrapping_sub(region.start.0);
+        if skip >= region.len || len > region.len - skip {
+            return None;
+        }
+        // SAFETY: the region lies in its mapping, which `new` has checked, and the bytes lie in the
+        // region; so nothing is beyond the mapping's length, and nothing wraps around.
+        let span = unsafe { Span::within(mapping, offset + skip as usize, len as usize) };
+        Some(span.with_origin(self, at, region.access.may_write()))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn span_elsewhere(
+        &self,
+        hint: &mut usize,
+        at: DriverAddress,
+        len: u64,
+    ) -> Result<Span<'_>, MemoryError> {
+        *hint = self.find(at)?;
+        let region = &self.regions[*hint];
         if at.0.checked_add(len).is_none() {
             return Err(MemoryError::Overflow);
         }
-        let Backing::Mapped { mapping, offset } = &region.backing else {
-            return Err(MemoryError::NotMappable(at));
-        };
-        let skip = at.0 - region.start.0;
-        let len = len.min(region.len - skip) as usize;
-        let span = Span::of_mapping(mapping, offset + skip as usize, len);
-        let span = span.ok_or(MemoryError::Overflow)?;
-        Ok(span.with_origin(self, at, region.access.may_write()))
+        let len = len.min(region.len - (at.0 - region.start.0));
+        self.span_of(region, at, len).ok_or(MemoryError::NotMappable(at))
     }
 
     /// A table of `len` entries at `at`, which must lie in one writable region.

@@ -31,9 +31,20 @@ impl<'m> Span<'m> {
             return None;
         }
         // SAFETY: offset + len <= mapping.len(), checked above.
+        Some(unsafe { Self::within(mapping, offset, len) })
+    }
+
+    /// The same for bytes that are known to fit.
+    ///
+    /// # Safety
+    /// `offset + len` must be at most the mapping's length.
+    #[inline]
+    pub(crate) unsafe fn within(mapping: &'m Arc<Mapping>, offset: usize, len: usize) -> Self {
+        debug_assert!(offset + len <= mapping.len(), "a span lies in its mapping");
+        // SAFETY: the caller's promise.
         let base = unsafe { mapping.base().add(offset) };
         let writable = mapping.is_writable();
-        Some(Self { base, len, writable, mapping, origin: None, _memory: PhantomData })
+        Self { base, len, writable, mapping, origin: None, _memory: PhantomData }
     }
 
     #[inline]

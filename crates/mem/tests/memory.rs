@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicU16;
 use std::time::Duration;
 
 use mem::{
-    Access, AddressSpace, DirtyLog, DriverAddress, FileCache, Mapping, MemoryError, MemoryMap,
-    Region,
+    Access, AddressSpace, Backing, DirtyLog, DriverAddress, FileCache, Mapping, MemoryError,
+    MemoryMap, Region,
 };
 
 const POISON: u64 = 0x7_0000_0000;
@@ -57,6 +57,13 @@ fn hostile_ranges_are_refused() {
     let wrapping =
         Region::mapped(DriverAddress(u64::MAX - 10), 4096, Access::Read, memory.clone(), 0);
     assert!(matches!(wrapping, Err(MemoryError::Overflow)));
+    // A region that nobody checked: spans rely on the map having done so.
+    for (offset, error) in [(1, "mapping up to byte 4097"), (usize::MAX, "wraps around")] {
+        let backing = Backing::Mapped { mapping: Arc::clone(&memory), offset };
+        let unchecked = Region { backing, ..region(0, &memory, 0, 4096) };
+        let refused = MemoryMap::new(vec![unchecked]).unwrap_err().to_string();
+        assert!(refused.contains(error), "{refused}");
+    }
     let fd: OwnedFd = memory.file().unwrap().0.try_clone_to_owned().unwrap();
     assert!(matches!(Mapping::of_file(fd, 1, 4096), Err(MemoryError::BeyondFile { .. })));
 }

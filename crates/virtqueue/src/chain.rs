@@ -23,8 +23,9 @@ pub struct Chain {
     limit: usize,
     len: usize,
     readable: usize,
+    /// Bytes of the device-readable part, and of all.
     readable_len: u64,
-    writable_len: u64,
+    bytes: u64,
 }
 
 /// Buffers of a chain there is room for from the start: a header, a status and a few pages.
@@ -38,7 +39,7 @@ impl Chain {
         // Room for the longest chain there may be is memory that an idle queue would never use.
         let segments = vec![Segment::default(); max_segments.min(USUAL_SEGMENTS)];
         let limit = max_segments;
-        Self { segments, limit, len: 0, readable: 0, readable_len: 0, writable_len: 0 }
+        Self { segments, limit, len: 0, readable: 0, readable_len: 0, bytes: 0 }
     }
 
     /// The device-readable buffers.
@@ -73,7 +74,7 @@ impl Chain {
     #[must_use]
     #[inline]
     pub fn writable_len(&self) -> u64 {
-        self.writable_len
+        self.bytes - self.readable_len
     }
 
     /// Forgets the buffers.
@@ -82,7 +83,7 @@ impl Chain {
         self.len = 0;
         self.readable = 0;
         self.readable_len = 0;
-        self.writable_len = 0;
+        self.bytes = 0;
     }
 
     /// Buffers in the chain.
@@ -96,11 +97,10 @@ impl Chain {
     pub(crate) fn set_only(&mut self, segment: Segment, writable: bool) -> bool {
         let Some(slot) = self.segments.first_mut() else { return false };
         *slot = segment;
-        let len = u64::from(segment.len);
+        self.bytes = u64::from(segment.len);
         self.len = 1;
         self.readable = usize::from(!writable);
-        self.readable_len = if writable { 0 } else { len };
-        self.writable_len = if writable { len } else { 0 };
+        self.readable_len = if writable { 0 } else { self.bytes };
         true
     }
 
@@ -115,13 +115,14 @@ impl Chain {
             None => self.extend(segment)?,
         }
         self.len += 1;
-        if writable {
-            self.writable_len += u64::from(segment.len);
-        } else if self.writable_len > 0 {
-            return Err(QueueError::ReadableAfterWritable);
-        } else {
+        let is_after_writable = self.bytes > self.readable_len;
+        self.bytes += u64::from(segment.len);
+        if !writable {
+            if is_after_writable {
+                return Err(QueueError::ReadableAfterWritable);
+            }
             self.readable = self.len;
-            self.readable_len += u64::from(segment.len);
+            self.readable_len = self.bytes;
         }
         Ok(())
     }
@@ -139,12 +140,11 @@ impl Chain {
     /// Length of the writable part, once the whole chain is known to hold 2^32 bytes at most.
     #[inline]
     pub(crate) fn check_bytes(&self) -> Result<u32, QueueError> {
-        let bytes = self.readable_len + self.writable_len;
-        if bytes > 1 << 32 {
-            return Err(QueueError::TooManyBytes(bytes));
+        if self.bytes > 1 << 32 {
+            return Err(QueueError::TooManyBytes(self.bytes));
         }
         // A used length has 32 bits, so of exactly 2^32 writable bytes the last can't be reported.
-        Ok(u32::try_from(self.writable_len).unwrap_or(u32::MAX))
+        Ok(u32::try_from(self.writable_len()).unwrap_or(u32::MAX))
     }
 }
 

@@ -200,8 +200,7 @@ impl DeviceQueue {
         either!(self, ring => ring.position())
     }
 
-    /// Chains taken and not given back.
-    #[inline]
+    /// Chains taken and not given back. Looks at all there can be.
     #[must_use]
     pub fn in_flight(&self) -> u16 {
         either!(self, ring => ring.in_flight())

@@ -48,10 +48,9 @@ pub(super) struct Held {
     /// and only in [`Held::make`].
     entries: Vec<Entry>,
     size: u16,
-    /// How many were taken and how many are done, modulo 2^16: two counters, so that taking and
-    /// giving back one by one do not wait for each other's result.
-    begun: u16,
-    done: u16,
+    /// Since a log is kept: chains taken and not done. (Before, nobody asks often enough for that
+    /// to be worth a counter.)
+    logged: u16,
     order: Option<Box<Order>>,
     /// Without IN_ORDER: what the latest finished chain makes due.
     due: Option<Due>,
@@ -97,20 +96,25 @@ impl Held {
         Self {
             entries: vec![Entry::default(); first],
             size: spec.size,
-            begun: 0,
-            done: 0,
+            logged: 0,
             order,
             due: None,
         }
     }
 
-    #[inline]
+    /// Chains taken and not done, counted one by one.
     pub(super) fn count(&self) -> u16 {
-        self.begun.wrapping_sub(self.done)
+        self.entries.iter().filter(|entry| entry.slots > 0 && !entry.done).count() as u16
     }
 
-    /// Gives every chain a used element of its own from now on.
-    pub(super) fn stop_batches(&mut self) {
+    /// The same once a log is kept, at no cost.
+    pub(super) fn logged(&self) -> u16 {
+        self.logged
+    }
+
+    /// Begins to keep a log: gives every chain a used element of its own from now on.
+    pub(super) fn begin_log(&mut self) {
+        self.logged = self.count();
         if let Some(order) = &mut self.order {
             order.batches = false;
         }
@@ -135,7 +139,8 @@ impl Held {
     pub(super) fn insert(&mut self, id: u16, writable: u32, slots: u16) {
         self.make(id);
         self.entries[usize::from(id)] = Entry { writable, slots, done: false };
-        self.count_claimed(&[id]);
+        self.logged = self.logged.wrapping_add(1);
+        self.note_order(&[id]);
     }
 
     /// Sees to it that there is an entry for `id`; returns whether there was none and now is one.
@@ -158,26 +163,19 @@ impl Held {
     }
 
     /// What is known of each chain, by id, for a loop that claims or releases many. For an id
-    /// behind the end [`Held::make`] makes an entry, if it is in range. Then
-    /// [`Held::count_claimed`] or [`Held::count_released`] is due.
+    /// behind the end [`Held::make`] makes an entry, if it is in range. After claims
+    /// [`Held::note_order`] is due. Only while no log is kept.
     #[inline]
     pub(super) fn entries(&mut self) -> &mut [Entry] {
         &mut self.entries
     }
 
-    /// Counts chains that were claimed, in this order.
+    /// Notes that chains were claimed in this order.
     #[inline]
-    pub(super) fn count_claimed(&mut self, ids: &[u16]) {
-        self.begun = self.begun.wrapping_add(ids.len() as u16);
+    pub(super) fn note_order(&mut self, ids: &[u16]) {
         if let Some(order) = &mut self.order {
             ids.iter().for_each(|&id| order.push(id));
         }
-    }
-
-    /// Counts chains that were released.
-    #[inline]
-    pub(super) fn count_released(&mut self, chains: usize) {
-        self.done = self.done.wrapping_add(chains as u16);
     }
 
     /// Whether chains are given back as they are, in any order.
@@ -190,16 +188,13 @@ impl Held {
     /// without IN_ORDER.
     #[inline]
     pub(super) fn try_insert(&mut self, id: u16, writable: u32) -> bool {
-        let claimed = self.entries.get_mut(usize::from(id)).is_some_and(|e| e.claim(writable));
-        self.begun = self.begun.wrapping_add(claimed.into());
-        claimed
+        self.entries.get_mut(usize::from(id)).is_some_and(|entry| entry.claim(writable))
     }
 
     /// Notes that `id` is done; returns its used length and ring descriptors. Only without
     /// IN_ORDER.
     #[inline]
     pub(super) fn remove(&mut self, id: u16, written: u32) -> (u32, u16) {
-        self.count_released(1);
         self.entries[usize::from(id)].release(written)
     }
 
@@ -208,7 +203,7 @@ impl Held {
     pub(super) fn undo(&mut self, id: u16) -> u16 {
         let slots = std::mem::take(&mut self.entries[usize::from(id)]).slots;
         assert!(slots > 0, "a chain that is untaken is in flight on this queue");
-        self.count_released(1);
+        self.logged = self.logged.wrapping_sub(1);
         if let Some(order) = &mut self.order {
             order.pop_last(id);
         }
@@ -217,6 +212,7 @@ impl Held {
 
     /// Notes that `id` is done. What is due then, [`Held::next_due`] says.
     pub(super) fn finish(&mut self, id: u16, written: u32) {
+        self.logged = self.logged.wrapping_sub(1);
         match &mut self.order {
             None => {
                 let (written, slots) = self.remove(id, written);
@@ -228,7 +224,6 @@ impl Held {
                 debug_assert!(written <= entry.writable, "more written than there is room for");
                 entry.done = true;
                 order.written[usize::from(id)] = written.min(entry.writable);
-                self.count_released(1);
             }
         }
     }
@@ -278,7 +273,6 @@ impl Held {
             each(Due { id, written, chains, slots });
         }
         order.len -= removed;
-        self.count_released(removed);
         removed
     }
 }

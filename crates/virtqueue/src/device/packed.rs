@@ -52,20 +52,71 @@ pub(crate) const fn has_bits(flags: u16, bits: u16) -> bool {
     flags & (flag::AVAIL | flag::USED) == bits
 }
 
+/// A [`PackedPoint`] with the AVAIL and USED bits of descriptors there in place of its wrap
+/// counter: with each lap both are inverted, whichever state they stand for.
+#[derive(Clone, Copy, Debug)]
+struct Cursor {
+    index: u16,
+    bits: u16,
+}
+
+impl Cursor {
+    fn available(point: PackedPoint) -> Self {
+        Self { index: point.index, bits: available_bits(point.wrap) }
+    }
+
+    fn used(point: PackedPoint) -> Self {
+        Self { index: point.index, bits: used_bits(point.wrap) }
+    }
+
+    fn point(self) -> PackedPoint {
+        // In both states AVAIL is the wrap counter.
+        PackedPoint { index: self.index, wrap: self.bits & flag::AVAIL != 0 }
+    }
+
+    /// Goes `by` descriptors on, at most `size`, in a ring of `size`.
+    #[inline]
+    fn advance(&mut self, by: u16, size: u16) {
+        // Sizes and indices are at most 32768, so the sum fits.
+        self.index += by;
+        if self.index >= size {
+            self.next_lap(size);
+        }
+    }
+
+    /// Once in a lap; to choose without a branch would cost every chain more.
+    #[cold]
+    fn next_lap(&mut self, size: u16) {
+        self.index -= size;
+        self.bits ^= flag::AVAIL | flag::USED;
+    }
+
+    /// Goes `by` descriptors back.
+    #[inline]
+    fn retreat(&mut self, by: u16, size: u16) {
+        if self.index < by {
+            self.index += size;
+            self.bits ^= flag::AVAIL | flag::USED;
+        }
+        self.index -= by;
+    }
+}
+
 /// The device's side of a packed virtqueue.
 #[derive(Debug)]
 pub(super) struct PackedDevice {
     tables: PackedTables,
     size: u16,
     /// Where the next chain begins.
-    available: PackedPoint,
+    available: Cursor,
     /// Where the next used descriptor goes.
-    used: PackedPoint,
-    /// Descriptors between the two.
-    taken: u16,
-    /// Descriptors given back since the last publication.
-    given: u16,
-    /// If there are any, the first of them: its index and the flags it will get.
+    used: Cursor,
+    /// Descriptors taken, given back and published so far, modulo 2^32: counters apart, so that
+    /// taking and giving back one by one do not wait for each other's result.
+    taken: u32,
+    given: u32,
+    published: u32,
+    /// If any are not published, the first of them: its index and the flags it will get.
     unpublished: (u16, u16),
     /// Descriptors published since we last asked whether to interrupt.
     unsignalled: u32,
@@ -108,11 +159,12 @@ impl PackedDevice {
         Ok(Self {
             tables,
             size: spec.size,
-            available,
-            used,
-            taken: used.distance_to(available, spec.size),
-            unpublished: (0, 0),
+            available: Cursor::available(available),
+            used: Cursor::used(used),
+            taken: used.distance_to(available, spec.size).into(),
             given: 0,
+            published: 0,
+            unpublished: (0, 0),
             unsignalled: 0,
             event_idx: spec.event_idx,
             indirect: spec.indirect,
@@ -133,11 +185,12 @@ impl PackedDevice {
     }
 
     pub(super) fn attach_log(&mut self, memory: LogMemory) -> Result<(), QueueError> {
-        let start = (self.available, self.used);
+        let start = (self.available.point(), self.used.point());
         let (log, available, used) = PackedLog::recover(memory, start, &self.tables.ring)?;
-        (self.available, self.used) = (available, used);
-        self.taken = used.distance_to(available, self.size);
-        self.held.stop_batches();
+        (self.available, self.used) = (Cursor::available(available), Cursor::used(used));
+        let between = used.distance_to(available, self.size);
+        self.taken = self.given.wrapping_add(between.into());
+        self.held.begin_log();
         self.simple = false;
         self.log = Some(Box::new(log));
         Ok(())
@@ -185,20 +238,33 @@ impl PackedDevice {
     ) -> Result<Option<ChainId>, QueueError> {
         match self.take_single(chain) {
             Some(id) => Ok(Some(id)),
+            None if self.simple && !self.has_available() => Ok(None),
             None => self.take_any(memory, chain),
         }
+    }
+
+    /// Descriptors between where the next used descriptor goes and where the next chain begins.
+    #[inline]
+    fn between(&self) -> u32 {
+        self.taken.wrapping_sub(self.given)
+    }
+
+    /// Descriptors given back since the last publication.
+    #[inline]
+    fn unseen(&self) -> u32 {
+        self.given.wrapping_sub(self.published)
     }
 
     /// The common case by itself: a chain of one descriptor. Anything else, right or wrong, is left
     /// to [`PackedDevice::take_any`], which reads it afresh.
     #[inline]
     fn take_single(&mut self, chain: &mut Chain) -> Option<ChainId> {
-        let at = self.available;
-        let descriptor = &self.tables.ring[usize::from(at.index)];
+        let Cursor { index, bits } = self.available;
+        let descriptor = &self.tables.ring[usize::from(index)];
         // Acquire: as in `take_any`.
         let flags = descriptor.flags(Barrier::SeeAvailable.acquire());
         let single = flag::AVAIL | flag::USED | flag::NEXT | flag::INDIRECT;
-        if flags & single != available_bits(at.wrap) || self.taken >= self.size || !self.simple {
+        if flags & single != bits || self.between() >= u32::from(self.size) || !self.simple {
             return None;
         }
         let len = descriptor.len(Ordering::Relaxed);
@@ -211,8 +277,8 @@ impl PackedDevice {
         {
             return None;
         }
-        self.available = at.advanced(1, self.size);
-        self.taken += 1;
+        self.available.advance(1, self.size);
+        self.taken = self.taken.wrapping_add(1);
         Some(ChainId::new(id))
     }
 
@@ -226,20 +292,20 @@ impl PackedDevice {
         if self.to_take_again() > 0 {
             return self.take_again(memory, chain);
         }
-        let at = self.available;
+        let Cursor { index, bits } = self.available;
         // Acquire: pairs with the driver's barrier before it writes the first descriptor's flags
         // (VIRTIO 1.4, 2.8.21.2), so the whole chain is visible.
-        let first = &self.tables.ring[usize::from(at.index)];
+        let first = &self.tables.ring[usize::from(index)];
         let flags = first.flags(Barrier::SeeAvailable.acquire());
-        if !has_bits(flags, available_bits(at.wrap)) {
+        if !has_bits(flags, bits) {
             return Ok(None);
         }
         let Walked { id, slots, table } = self.walk(flags, memory, chain)?;
         self.held.check_free(id)?;
         let writable = chain.check_bytes()?;
         self.held.insert(id, writable, slots);
-        self.available = at.advanced(slots, self.size);
-        self.taken += slots;
+        self.available.advance(slots, self.size);
+        self.taken = self.taken.wrapping_add(slots.into());
         if let Some(log) = &mut self.log {
             write_log(log, id, chain, table);
         }
@@ -259,7 +325,9 @@ impl PackedDevice {
         // Bounded by what is not in flight: a chain may not run into its own or another's
         // descriptors, nor into those that the driver does not know to be given back. (Those may
         // have been taken again one by one, by `take_single`, which keeps no log.)
-        for slots in 1..=self.size.saturating_sub(self.taken).saturating_sub(self.given) {
+        let room =
+            u32::from(self.size).saturating_sub(self.between()).saturating_sub(self.unseen());
+        for slots in 1..=room as u16 {
             let descriptor = &ring[index];
             let addr = DriverAddress(descriptor.addr(Ordering::Relaxed));
             let segment = Segment { addr, len: descriptor.len(Ordering::Relaxed) };
@@ -292,7 +360,7 @@ impl PackedDevice {
             }
             flags = ring[index].flags(Ordering::Relaxed);
         }
-        Err(if self.taken == 0 && self.given == 0 {
+        Err(if self.between() == 0 && self.unseen() == 0 {
             QueueError::ChainTooLong { limit: self.size.into() }
         } else {
             QueueError::ChainOverrun
@@ -308,8 +376,8 @@ impl PackedDevice {
         {
             return;
         }
-        self.available = self.available.retreated(slots, self.size);
-        self.taken -= slots;
+        self.available.retreat(slots, self.size);
+        self.taken = self.taken.wrapping_sub(slots.into());
     }
 
     #[inline]
@@ -326,21 +394,20 @@ impl PackedDevice {
     /// Writes the next used descriptor, which stands for so many of the ring's.
     #[inline]
     fn write_used(&mut self, id: u16, written: u32, slots: u16) {
-        let PackedPoint { index, wrap } = self.used;
+        let Cursor { index, bits } = self.used;
         let descriptor = &self.tables.ring[usize::from(index)];
         descriptor.set_id(id, Ordering::Relaxed);
         descriptor.set_len(written, Ordering::Relaxed);
-        let flags = used_bits(wrap) | if written > 0 { flag::WRITE } else { 0 };
+        let flags = bits | if written > 0 { flag::WRITE } else { 0 };
         // The driver looks at used descriptors in ring order, so holding back the first holds back
         // all.
-        if self.given == 0 {
+        if self.unseen() == 0 {
             self.unpublished = (index, flags);
         } else {
             descriptor.set_flags(flags, Ordering::Relaxed);
         }
-        self.used = self.used.advanced(slots, self.size);
-        self.taken -= slots;
-        self.given += slots;
+        self.used.advance(slots, self.size);
+        self.given = self.given.wrapping_add(slots.into());
     }
 
     /// With IN_ORDER or a log.
@@ -355,14 +422,15 @@ impl PackedDevice {
         while let Some(due) = self.held.next_due() {
             self.write_used(due.id, due.written, due.slots);
             if let Some(log) = &mut self.log {
-                log.give_back(due.id, self.used);
+                log.give_back(due.id, self.used.point());
             }
         }
     }
 
     #[inline]
     pub(super) fn publish_used(&mut self) {
-        if self.given > 0 {
+        let unseen = self.unseen();
+        if unseen > 0 {
             let (index, flags) = self.unpublished;
             if let Some(log) = &mut self.log {
                 log.before_publication();
@@ -372,8 +440,8 @@ impl PackedDevice {
             // buffers before the flags; pairs with the driver's barrier after it finds the
             // descriptor used.
             self.tables.ring[usize::from(index)].set_flags(flags, Barrier::PublishUsed.release());
-            let given = std::mem::take(&mut self.given);
-            self.unsignalled = self.unsignalled.saturating_add(given.into());
+            self.published = self.given;
+            self.unsignalled = self.unsignalled.saturating_add(unseen);
             if let Some(log) = &mut self.log {
                 log.published();
             }
@@ -393,14 +461,14 @@ impl PackedDevice {
         match packed_word::parse(word, self.event_idx) {
             Wish::Always => true,
             Wish::Never => false,
-            Wish::At(event) => packed_crossed(event, self.used, published, self.size),
+            Wish::At(event) => packed_crossed(event, self.used.point(), published, self.size),
         }
     }
 
     #[inline]
     pub(super) fn arm_kick(&mut self) -> bool {
         let word = match self.event_idx {
-            true => packed_word::at(self.available),
+            true => packed_word::at(self.available.point()),
             false => packed_word::ENABLE,
         };
         self.tables.device_event[0].store(word.to_le(), Ordering::Relaxed);
@@ -417,16 +485,15 @@ impl PackedDevice {
 
     #[inline]
     pub(super) fn has_available(&self) -> bool {
-        let at = self.available;
-        let flags = self.tables.ring[usize::from(at.index)].flags(Ordering::Acquire);
-        has_bits(flags, available_bits(at.wrap)) || self.to_take_again() > 0
+        let Cursor { index, bits } = self.available;
+        let flags = self.tables.ring[usize::from(index)].flags(Ordering::Acquire);
+        has_bits(flags, bits) || self.to_take_again() > 0
     }
 
     pub(super) fn position(&self) -> QueuePosition {
-        QueuePosition::packed(self.available, self.used)
+        QueuePosition::packed(self.available.point(), self.used.point())
     }
 
-    #[inline]
     pub(super) fn in_flight(&self) -> u16 {
         self.held.count()
     }

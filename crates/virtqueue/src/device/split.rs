@@ -135,7 +135,7 @@ impl SplitDevice {
             self.next_available = used.wrapping_add(log.again.len() as u16);
             self.seen_available = self.next_available;
         }
-        self.held.stop_batches();
+        self.held.begin_log();
         self.simple = false;
         self.log = Some(Box::new(log));
         Ok(())
@@ -168,6 +168,12 @@ impl SplitDevice {
         memory: &mut Resolver,
         chain: &mut Chain,
     ) -> Result<Option<ChainId>, QueueError> {
+        if !self.simple {
+            return self.take_any(memory, chain);
+        }
+        if self.next_available == self.seen_available && !self.look_again()? {
+            return Ok(None);
+        }
         match self.take_single(chain) {
             Some(id) => Ok(Some(id)),
             None => self.take_any(memory, chain),
@@ -178,9 +184,6 @@ impl SplitDevice {
     /// else, right or wrong, is left to [`SplitDevice::take_any`], which reads it afresh.
     #[inline]
     fn take_single(&mut self, chain: &mut Chain) -> Option<ChainId> {
-        if self.next_available == self.seen_available || !self.simple {
-            return None;
-        }
         let head = self.next_head();
         let descriptor = self.tables.descriptors.get(usize::from(head))?;
         let flags = descriptor.flags(Ordering::Relaxed);
@@ -225,7 +228,7 @@ impl SplitDevice {
             // The log has an entry for each descriptor, and the driver may not use one again before
             // it has seen it used.
             let (size, to) = (self.mask + 1, self.seen_available);
-            if usize::from(self.held.count()) + log.unpublished() >= usize::from(size) {
+            if usize::from(self.held.logged()) + log.unpublished() >= usize::from(size) {
                 return Err(QueueError::AvailableIndexJumped { from: self.published, to, size });
             }
         }
@@ -414,7 +417,6 @@ impl SplitDevice {
         QueuePosition::split(self.next_available)
     }
 
-    #[inline]
     pub(super) fn in_flight(&self) -> u16 {
         self.held.count()
     }

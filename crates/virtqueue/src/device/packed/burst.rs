@@ -1,8 +1,8 @@
-use super::{PackedDevice, available_bits, has_bits, used_bits};
+use super::{Cursor, PackedDevice, has_bits};
 use crate::barrier::Barrier;
 use crate::burst::runs;
 use crate::device::flag;
-use crate::{Burst, PackedPoint, Segment};
+use crate::{Burst, Segment};
 use mem::DriverAddress;
 use mem::sync::Ordering;
 
@@ -14,14 +14,19 @@ impl PackedDevice {
     #[inline]
     pub(in crate::device) fn prefetch_burst(&mut self, most: usize) {
         let ring = &self.tables.ring;
-        let at = self.available;
-        let flags = ring[usize::from(at.index)].flags(Ordering::Relaxed);
-        if has_bits(flags, available_bits(at.wrap)) {
-            let most = most.min(usize::from(self.size - self.taken));
-            for places in runs(at.index, most, self.size) {
+        let Cursor { index, bits } = self.available;
+        let flags = ring[usize::from(index)].flags(Ordering::Relaxed);
+        if has_bits(flags, bits) {
+            for places in runs(index, most.min(self.room()), self.size) {
                 places.step_by(LINE).for_each(|at| ring.prefetch(at, true));
             }
         }
+    }
+
+    /// How many chains of one descriptor may be taken before one is given back.
+    #[inline]
+    fn room(&self) -> usize {
+        u32::from(self.size).saturating_sub(self.between()) as usize
     }
 
     /// See [`crate::DeviceQueue::take_burst`].
@@ -41,10 +46,10 @@ impl PackedDevice {
     fn take_known(&mut self, most: usize, burst: &mut Burst) -> Option<u16> {
         let mut unknown = None;
         // Bounded by what is not in flight: a chain may not run into another's descriptors.
-        let most = most.min(burst.room()).min(usize::from(self.size - self.taken));
+        let most = most.min(burst.room()).min(self.room());
         for places in runs(self.available.index, most, self.size) {
             let descriptors = &self.tables.ring[places];
-            let bits = available_bits(self.available.wrap);
+            let bits = self.available.bits;
             let entries = self.held.entries();
             let taken = burst.extend(descriptors.len(), |ids, segments, writable| {
                 let spare = ids.iter_mut().zip(segments).zip(writable);
@@ -73,9 +78,9 @@ impl PackedDevice {
                 }
                 taken
             });
-            self.available = self.available.advanced(taken.len() as u16, self.size);
-            self.taken += taken.len() as u16;
-            self.held.count_claimed(taken);
+            self.available.advance(taken.len() as u16, self.size);
+            self.taken = self.taken.wrapping_add(taken.len() as u32);
+            self.held.note_order(taken);
             if taken.len() < descriptors.len() {
                 break;
             }
@@ -101,7 +106,7 @@ impl PackedDevice {
             return self.write_due();
         }
         let mut done = 0;
-        if self.given == 0 && !ids.is_empty() {
+        if self.unseen() == 0 && !ids.is_empty() {
             // The first of a publication is held back, so it goes by itself.
             self.give_back_one(ids[0], written[0]);
             done = 1;
@@ -120,13 +125,11 @@ impl PackedDevice {
             let descriptor = &ring[usize::from(used.index)];
             descriptor.set_id(id, Ordering::Relaxed);
             descriptor.set_len(written, Ordering::Relaxed);
-            let flags = used_bits(used.wrap) | if written > 0 { flag::WRITE } else { 0 };
+            let flags = used.bits | if written > 0 { flag::WRITE } else { 0 };
             descriptor.set_flags(flags, Ordering::Relaxed);
-            used = used.advanced(slots, size);
-            given += slots;
+            used.advance(slots, size);
+            given = given.wrapping_add(slots.into());
         }
-        self.held.count_released(ids.len() - done);
-        self.taken -= given - self.given;
         (self.used, self.given) = (used, given);
     }
 
@@ -140,8 +143,7 @@ impl PackedDevice {
     /// ring; returns how many.
     #[inline]
     fn give_back_run(&mut self, ids: &[u16], written: &[u32]) -> usize {
-        let PackedPoint { index, wrap } = self.used;
-        let bits = used_bits(wrap);
+        let Cursor { index, bits } = self.used;
         let chains = ids.iter().zip(written);
         let entries = self.held.entries();
         let mut done = 0;
@@ -159,10 +161,8 @@ impl PackedDevice {
             descriptor.set_flags(flags, Ordering::Relaxed);
             done += 1;
         }
-        self.held.count_released(done.into());
-        self.used = self.used.advanced(done, self.size);
-        self.taken -= done;
-        self.given += done;
+        self.used.advance(done, self.size);
+        self.given = self.given.wrapping_add(done.into());
         done.into()
     }
 
@@ -171,21 +171,20 @@ impl PackedDevice {
     fn give_back_first(&mut self, ids: &[u16], written: &[u32]) -> usize {
         let ring = &*self.tables.ring;
         let (mut used, mut given, size) = (self.used, self.given, self.size);
-        let mut unpublished = self.unpublished;
+        let (mut unpublished, published) = (self.unpublished, self.published);
         let first = self.held.remove_first(ids, written, |due| {
             let descriptor = &ring[usize::from(used.index)];
             descriptor.set_id(due.id, Ordering::Relaxed);
             descriptor.set_len(due.written, Ordering::Relaxed);
-            let flags = used_bits(used.wrap) | if due.written > 0 { flag::WRITE } else { 0 };
-            if given == 0 {
+            let flags = used.bits | if due.written > 0 { flag::WRITE } else { 0 };
+            if given == published {
                 unpublished = (used.index, flags);
             } else {
                 descriptor.set_flags(flags, Ordering::Relaxed);
             }
-            used = used.advanced(due.slots, size);
-            given += due.slots;
+            used.advance(due.slots, size);
+            given = given.wrapping_add(due.slots.into());
         });
-        self.taken -= given - self.given;
         (self.used, self.given, self.unpublished) = (used, given, unpublished);
         first
     }

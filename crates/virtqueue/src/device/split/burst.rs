@@ -84,7 +84,7 @@ impl SplitDevice {
                 taken
             });
             self.next_available = self.next_available.wrapping_add(taken.len() as u16);
-            self.held.count_claimed(taken);
+            self.held.note_order(taken);
             if taken.len() < heads.len() {
                 break;
             }
@@ -121,7 +121,6 @@ impl SplitDevice {
             }
             left = (&left.0[elements.len()..], &left.1[elements.len()..]);
         }
-        self.held.count_released(ids.len());
         self.next_used = self.next_used.wrapping_add(ids.len() as u16);
     }
 
