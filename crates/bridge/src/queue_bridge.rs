@@ -439,6 +439,10 @@ impl<M: Mover> Task for QueueBridge<M> {
         }
     }
 
+    fn is_pending(&self) -> bool {
+        self.parts.device.in_flight() > 0
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let rate = match self.blocked {
             Blocked::Rate(at) => Some(at),

@@ -95,7 +95,8 @@ Settings of the bridge:
   bytes-per-second=SIZE, requests-per-second=N   limits of each queue
   workers=N        threads that move requests
   spin=US          microseconds, 50 at most, that a thread polls before it sleeps while that saves
-                   wake-ups (50 with processors to spare, 20 without, 0 with only one)
+                   wake-ups (50 with processors to spare, 20 without, 0 with only one;
+                   less than 3 is a second look of 3)
   queue-size=N     largest queue offered to the driver
   type=TYPE        what the device is, as net, for a daemon that does not say
   stats=SECONDS    print each queue's counters that often
@@ -158,7 +159,7 @@ pub struct Device {
     #[arg(long, value_name = "FILE")]
     pub blk_file: Option<PathBuf>,
     /// Microseconds of polling before sleep, while that saves wake-ups (50 with processors to
-    /// spare, 20 without, 0 with only one)
+    /// spare, 20 without, 0 with only one; less than 3 is a second look of 3)
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(..=50))]
     pub spin: Option<u64>,
     /// Refuse writes, for blk (the same as readonly=on)

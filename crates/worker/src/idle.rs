@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 /// (10-25 us) polling only burns power.
 pub const MAX_SPIN: Duration = Duration::from_micros(50);
 
-/// First window that is worth having at all.
-const MIN_SPIN: Duration = Duration::from_micros(2);
+/// First window that is worth having at all: what a driver that polls on a far processor needs from
+/// seeing a request done to having made the next one available, and a fraction of the 10-20 us on a
+/// processor that going to sleep and being woken takes.
+pub const LEAST_SPIN: Duration = Duration::from_micros(3);
 
 /// What a wake-up takes at most, usually. The time asleep has it in it, and polling saves it.
 const WAKE_UP: Duration = Duration::from_micros(25);
@@ -75,10 +77,10 @@ impl SpinWindow {
                     return self.give_up();
                 }
             }
-            self.window = (self.window * 2).max(MIN_SPIN).min(self.max);
+            self.window = (self.window * 2).max(LEAST_SPIN).min(self.max);
         } else if wasted {
             self.window /= 2;
-            if self.window < MIN_SPIN {
+            if self.window < LEAST_SPIN {
                 self.window = Duration::ZERO;
             }
         }

@@ -17,7 +17,7 @@ mod quiet;
 mod run;
 
 pub use handle::TaskHandle;
-pub use idle::{MAX_SPIN, SpinWindow};
+pub use idle::{LEAST_SPIN, MAX_SPIN, SpinWindow};
 pub use pool::{PollCycles, PoolOptions, Workers, usual_spin};
 pub use quiet::Quiet;
 
@@ -63,6 +63,13 @@ pub trait Task: Any + Send {
 
     /// Awake again: acknowledges the notifications (drains eventfds) and asks for no more.
     fn disarm(&mut self);
+
+    /// Whether something that was handed on, to the kernel or to a device, is not done yet. How
+    /// long that takes has nothing to do with how soon the driver asks for more, so whether polling
+    /// for it is worth while is learnt apart.
+    fn is_pending(&self) -> bool {
+        false
+    }
 
     /// When to poll the task even without a notification (rate limits, deadlines); `None` for
     /// never.

@@ -10,7 +10,7 @@ use sys::EventFd;
 
 use crate::handle::{Command, Mailbox};
 use crate::run::Worker;
-use crate::{MAX_SPIN, Task, TaskHandle};
+use crate::{LEAST_SPIN, MAX_SPIN, Task, TaskHandle};
 
 /// Stack of a worker thread. Tasks neither recurse nor keep buffers on the stack.
 const STACK_BYTES: usize = 256 * 1024;
@@ -59,6 +59,18 @@ impl PoolOptions {
     pub fn with_threads(threads: usize) -> Self {
         let short = if processors() > 1 { SHORT_SPIN } else { Duration::ZERO };
         Self { threads: threads.max(1), max_spin: usual_spin(threads).max(short), cycles: None }
+    }
+}
+
+impl PoolOptions {
+    /// The same with polling for at most `spin`, as somebody asked. Whoever wants none still gets a
+    /// second look, [`LEAST_SPIN`] long, while that saves wake-ups: else each request of a driver
+    /// that polls would cost one, because we are done looking before it has seen the last one done.
+    /// With a single processor a second look finds what the first found.
+    #[must_use]
+    pub fn spinning(self, spin: Duration) -> Self {
+        let least = if processors() > 1 { LEAST_SPIN } else { Duration::ZERO };
+        Self { max_spin: spin.max(least), ..self }
     }
 }
 

@@ -37,7 +37,10 @@ enum State {
 struct Entry {
     task: Box<dyn Task>,
     state: State,
-    window: SpinWindow,
+    /// How long to poll for the driver's next request, and for the end of what is pending.
+    windows: [SpinWindow; 2],
+    /// Which of the windows the task spins or sleeps by.
+    by: usize,
     /// What is in the epoll set for it, kept open until it is taken out.
     watched: Vec<Watched>,
 }
@@ -128,7 +131,7 @@ impl Worker {
             match progress {
                 Progress::Worked => {
                     if let State::Spinning(_) = entry.state {
-                        entry.window.found();
+                        entry.windows[entry.by].found();
                     }
                     entry.state = State::Busy;
                 }
@@ -206,7 +209,7 @@ impl Worker {
             && let State::Asleep(since) = entry.state
         {
             if !self.max_spin.is_zero() {
-                entry.window.woken_after(since.elapsed());
+                entry.windows[entry.by].woken_after(since.elapsed());
             }
             entry.task.disarm();
             entry.state = State::Busy;
@@ -217,8 +220,8 @@ impl Worker {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Start(id, task) => {
-                let window = SpinWindow::new(self.max_spin);
-                let entry = Entry { task, state: State::Busy, window, watched: Vec::new() };
+                let windows = [SpinWindow::new(self.max_spin); 2];
+                let entry = Entry { task, state: State::Busy, windows, by: 0, watched: Vec::new() };
                 self.tasks.insert(id, entry);
                 self.watch(id);
                 self.active.push(id);
@@ -283,10 +286,14 @@ impl Entry {
 
     /// Nothing to do: spins on, or arms the notifications and goes to sleep.
     fn rest(&mut self) {
-        if !self.window.length().is_zero() {
+        if !matches!(self.state, State::Spinning(_)) {
+            self.by = usize::from(self.task.is_pending());
+        }
+        let window = &mut self.windows[self.by];
+        if !window.length().is_zero() {
             match self.state {
-                State::Spinning(since) if since.elapsed() < self.window.length() => return,
-                State::Spinning(_) => self.window.passed_empty(),
+                State::Spinning(since) if since.elapsed() < window.length() => return,
+                State::Spinning(_) => window.passed_empty(),
                 _ => {
                     self.state = State::Spinning(Instant::now());
                     return;

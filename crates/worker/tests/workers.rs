@@ -179,3 +179,80 @@ impl Task for Shared {
     // The event is not drained: whoever comes first would take it from the other.
     fn disarm(&mut self) {}
 }
+
+/// A device whose work somebody else does, who needs the processor that we poll on; its driver has
+/// more at once.
+struct Elsewhere {
+    bell: Arc<EventFd>,
+    rounds: u32,
+    state: Round,
+    /// Polls without a result since the work was handed on.
+    looks: u32,
+    /// Rounds in which there was more than the one look that says that it is time to rest.
+    polled: u32,
+    over: Sender<u32>,
+}
+
+#[derive(PartialEq)]
+enum Round {
+    /// The driver has something after so many more polls.
+    Driver(u32),
+    Pending,
+    Done,
+}
+
+impl Task for Elsewhere {
+    fn bells(&self) -> Vec<Arc<EventFd>> {
+        vec![Arc::clone(&self.bell)]
+    }
+
+    fn poll(&mut self, _budget: u32) -> Progress {
+        match self.state {
+            Round::Driver(0) => {
+                (self.state, self.looks) = (Round::Pending, 0);
+                return Progress::Worked;
+            }
+            Round::Driver(left) => self.state = Round::Driver(left - 1),
+            Round::Pending => self.looks += 1,
+            Round::Done => {
+                self.state = Round::Driver(1);
+                self.rounds += 1;
+                self.polled += u32::from(self.looks > 1);
+                if self.rounds == 500 {
+                    self.over.send(self.polled).unwrap();
+                    return Progress::Finished;
+                }
+                return Progress::Worked;
+            }
+        }
+        Progress::Idle
+    }
+
+    fn arm(&mut self) -> bool {
+        // Only now the other one gets to run.
+        if self.state == Round::Pending {
+            self.state = Round::Done;
+        }
+        self.bell.signal();
+        false
+    }
+
+    fn disarm(&mut self) {}
+
+    fn is_pending(&self) -> bool {
+        self.state == Round::Pending
+    }
+}
+
+#[test]
+fn polling_for_the_driver_is_no_reason_to_poll_for_what_is_pending() {
+    let options = PoolOptions { threads: 1, max_spin: worker::MAX_SPIN, cycles: None };
+    let workers = Workers::start(&options).unwrap();
+    let (send, receive) = channel();
+    let bell = Arc::new(EventFd::new().unwrap());
+    let state = Round::Driver(0);
+    let _handle =
+        workers.spawn(Elsewhere { bell, rounds: 0, state, looks: 0, polled: 0, over: send });
+    let polled = receive.recv_timeout(SOON).unwrap();
+    assert!(polled < 100, "polled in {polled} of 500 rounds");
+}

@@ -162,6 +162,10 @@ impl Serve for BlockQueue {
         self.uring.iter().map(|uring| uring.as_fd()).collect()
     }
 
+    fn is_pending(&self) -> bool {
+        self.uring.as_ref().is_some_and(|uring| uring.in_flight() > 0)
+    }
+
     fn arm(&mut self, available: bool) -> bool {
         match &mut self.uring {
             Some(uring) => {

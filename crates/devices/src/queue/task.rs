@@ -58,6 +58,11 @@ pub(crate) trait Serve: Send + 'static {
     /// Awake again.
     fn disarm(&mut self) {}
 
+    /// Whether requests are with the kernel.
+    fn is_pending(&self) -> bool {
+        false
+    }
+
     /// When to poll again without any notification.
     fn deadline(&self) -> Option<Instant> {
         None
@@ -171,11 +176,13 @@ impl<S: Serve> Task for QueueTask<S> {
     }
 
     fn disarm(&mut self) {
-        if let Some(kick) = &self.kick {
-            kick.drain();
-        }
+        // The doorbell is not drained: it is waited for edge by edge.
         self.access.disarm();
         self.serve.disarm();
+    }
+
+    fn is_pending(&self) -> bool {
+        self.serve.is_pending()
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -120,7 +120,10 @@ impl Settings {
 /// at most before they sleep.
 pub fn start_workers(count: usize, spin: Option<Duration>) -> Result<()> {
     let usual = PoolOptions::with_threads(count);
-    let options = PoolOptions { max_spin: spin.unwrap_or(usual.max_spin), ..usual };
+    let options = match spin {
+        Some(spin) => usual.spinning(spin),
+        None => usual,
+    };
     Workers::configure(&options).context("can't start worker threads")?;
     Ok(())
 }
