@@ -285,6 +285,31 @@ fn a_disk_cut_short_under_us_fails_requests_with_zeros() {
     }
 }
 
+/// So that it can go on while we are at the rest: 16 at a time.
+#[test]
+fn a_driver_is_shown_what_is_done_before_all_is_done() {
+    for features in [SPLIT, PACKED] {
+        let mut rig = Rig::open("blk", &[("null", "1048576")], features);
+        let mut queue = rig.queue(0, 256);
+        let head = rig.scatter(&header(IN, 0), 16);
+        let room = rig.scatter(&[0; SECTOR + 1], SECTOR + 1);
+        for token in 0..48 {
+            queue.offer(&head, &room, token);
+        }
+        queue.publish();
+        let mut left = 48;
+        while left > 0 {
+            match queue.ring.take_used().unwrap() {
+                Some(_) => left -= 1,
+                None => std::thread::yield_now(),
+            }
+        }
+        // Nothing is on its way any more.
+        rig.device.stop_queue(0).unwrap();
+        assert_eq!(queue.interrupts(), 3);
+    }
+}
+
 /// Passes the wrap of the 16-bit index, with many requests at once, stops in between, and starts
 /// where it stopped.
 #[test]

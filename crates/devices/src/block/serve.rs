@@ -14,6 +14,12 @@ use crate::queue::{Buffers, Cursor, Fault, QueueAccess, Serve, Writer};
 /// leaves others their turn.
 const BYTES_PER_TURN: u64 = 64 * 1024;
 
+/// Requests that are done on the spot before the driver is shown them. Many drivers have 32 under
+/// way: such a one has half of them back while we are at the other half. It is woken, takes them
+/// and asks for more, instead of each waiting for the other all the time. Parts of 1 or 4 cost up
+/// to three times the interrupts where a request takes a microsecond.
+const PART: u32 = 16;
+
 /// A request queue of a disk.
 pub(super) struct BlockQueue {
     disk: Arc<Disk>,
@@ -147,6 +153,11 @@ impl Serve for BlockQueue {
             worked |= self.reap(queue);
         }
         Ok(worked)
+    }
+
+    fn part(&self) -> u32 {
+        // The kernel gets all there is in one call.
+        if self.uring.is_some() { u32::MAX } else { PART }
     }
 
     fn settle(&mut self, queue: &mut QueueAccess) {

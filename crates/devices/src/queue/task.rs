@@ -36,6 +36,12 @@ pub(crate) trait Serve: Send + 'static {
     /// anything.
     fn poll(&mut self, queue: &mut QueueAccess, budget: u32) -> Result<bool, Fault>;
 
+    /// Requests' worth of work after which the driver is shown what is done, even if there is more
+    /// to do at once.
+    fn part(&self) -> u32 {
+        u32::MAX
+    }
+
     /// Waits for the requests in flight and gives them back.
     fn settle(&mut self, queue: &mut QueueAccess) {
         let _ = queue;
@@ -121,13 +127,23 @@ impl<S: Serve> QueueTask<S> {
         if !self.access.enter()? {
             return Ok(false);
         }
-        let result = self.serve.poll(&mut self.access, budget);
-        if self.access.is_cut() {
-            // Also the reason of whatever else is wrong with a ring that has become zeros.
-            return Err(Fault::CUT);
+        let (mut left, mut worked) = (budget, false);
+        // Bounded by the budget, of which every round takes a part.
+        while left > 0 {
+            let part = left.min(self.serve.part());
+            let result = self.serve.poll(&mut self.access, part);
+            if self.access.is_cut() {
+                // Also the reason of whatever else is wrong with a ring that has become zeros.
+                return Err(Fault::CUT);
+            }
+            let more = result?;
+            self.access.publish(&self.call);
+            worked |= more;
+            if !more {
+                break;
+            }
+            left -= part;
         }
-        let worked = result?;
-        self.access.publish(&self.call);
         Ok(worked)
     }
 

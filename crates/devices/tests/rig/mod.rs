@@ -3,6 +3,8 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -233,6 +235,13 @@ impl Queue {
         if self.ring.wants_kick() {
             self.kick.signal();
         }
+    }
+
+    /// Interrupts since somebody waited for one.
+    pub fn interrupts(&self) -> u64 {
+        let mut count = [0; 8];
+        let mut event = File::from(self.interrupt.as_fd().try_clone_to_owned().unwrap());
+        event.read_exact(&mut count).map_or(0, |()| u64::from_ne_bytes(count))
     }
 
     /// Sleeps until the device interrupts, for so long at most.
