@@ -13,7 +13,7 @@ use crate::runner::Case;
 pub fn cases(all: bool) -> Vec<Case> {
     let mut cases = vec![
         case("6.12, a hostile daemon finds its own device's memory only", |lab| {
-            hostile(lab, "6.12", "pass")
+            hostile(lab, "6.12", "pass translate:spoil")
         }),
         case("6.12, net on passt by vduse, mode chosen by itself", |lab| {
             passt(lab, "6.12", "auto", "translate")
@@ -34,10 +34,10 @@ pub fn cases(all: bool) -> Vec<Case> {
 fn seldom() -> Vec<Case> {
     let mut cases = vec![
         case("6.12, a hostile daemon that spoils what it can", |lab| {
-            hostile(lab, "6.12", "translate copy copy:spoil")
+            hostile(lab, "6.12", "translate copy translate:spoil copy:spoil")
         }),
         case("7.2, a hostile daemon finds its own device's memory only", |lab| {
-            hostile(lab, "7.2", "pass translate copy")
+            hostile(lab, "7.2", "pass translate copy translate:spoil copy:spoil")
         }),
         case("6.12, pass mode costs interrupts only, qemu-storage-daemon", |lab| {
             direct(lab, "6.12", QSD, "mode=pass")

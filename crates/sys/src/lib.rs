@@ -5,6 +5,7 @@
 //! lacks: any protocol, any policy, and any name that is not the kernel's.
 
 mod allocator;
+mod apart;
 mod calls;
 mod capability;
 mod cpu;
@@ -26,6 +27,7 @@ mod vhost_vdpa;
 mod window;
 
 pub use allocator::{CountingAllocator, allocations};
+pub use apart::spawn_apart;
 pub use calls::system_calls;
 pub use capability::{Capability, has_capability, is_writable_without_override, keep_capabilities};
 pub use cpu::{Realtime, cycles, pin_to_cpu};

@@ -28,7 +28,7 @@ pub use events::{DeviceEvent, EventSink, EventSource};
 pub use features::{FeatureName, Features, names_of};
 pub use ids::{DeviceType, MAX_QUEUES};
 pub use network::NetworkControl;
-pub use notifier::Notifier;
+pub use notifier::{Interrupt, Notifier};
 pub use parameters::{ParameterError, Parameters, Value, closest};
 pub use setup::{InFlightArea, QueueSetup};
 pub use status::{Status, StatusMachine, Transition};

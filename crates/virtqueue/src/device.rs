@@ -115,6 +115,20 @@ impl DeviceQueue {
         either!(mut self, ring => ring.take(memory, chain))
     }
 
+    /// Takes the next chain without a look at its descriptors, to give it back with nothing
+    /// written: the driver is to have it again though somebody has spoilt what they say.
+    ///
+    /// Only split rings tell of a chain without them; with a packed one there is nothing to take.
+    ///
+    /// # Errors
+    /// As [`DeviceQueue::take`], of the available ring or the log.
+    pub fn take_unread(&mut self) -> Result<Option<ChainId>, QueueError> {
+        match &mut self.ring {
+            Ring::Split(ring) => ring.take_unread(),
+            Ring::Packed(_) => Ok(None),
+        }
+    }
+
     /// Takes up to `most` chains of one buffer each into `burst`, which may hold some already.
     ///
     /// Ends before the first chain that is anything else, and takes nothing while a log of chains

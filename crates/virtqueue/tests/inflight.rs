@@ -142,6 +142,40 @@ fn descriptors_the_driver_does_not_know_to_be_free_are_refused() {
     }
 }
 
+/// What the descriptors say is spoilt, by whoever else may write there: the chains in the record
+/// and those behind go back to the driver all the same, and it is told once of each.
+#[test]
+fn chains_that_can_not_be_read_are_given_back_unread() {
+    let rig = Rig::new(spec(RingFormat::Split, true));
+    let mut driver = rig.driver(Some(area(4, 4)));
+    let (mut resolver, mut chain) = (rig.resolver(), Chain::with_capacity(SIZE.into()));
+    for context in 0..3 {
+        driver.offer(&[segment(context, 1)], &[segment(context, 8)], context).unwrap();
+    }
+    driver.publish_available();
+    let mut device = logged_device(&rig);
+    device.take(&mut resolver, &mut chain).unwrap().expect("a chain").abandon();
+    drop(device);
+    rig.write(DriverAddress(TABLES), &[0xff; 4 * 4 * 16]);
+
+    let mut device = logged_device(&rig);
+    assert_eq!(device.to_take_again(), 1);
+    for _ in 0..3 {
+        device.take(&mut resolver, &mut chain).unwrap_err();
+        let id = device.take_unread().unwrap().expect("a chain");
+        device.give_back(id, 0);
+    }
+    assert!(device.take_unread().unwrap().is_none());
+    device.publish_used();
+    let mut used = Vec::new();
+    while let Some(context) = driver.take_used().unwrap() {
+        used.push(context);
+    }
+    assert_eq!(used, [(0, 0), (1, 0), (2, 0)]);
+    drop(device);
+    assert_eq!(logged_device(&rig).to_take_again(), 0);
+}
+
 /// A record in which two chains have the same id.
 #[test]
 fn one_id_for_two_chains_is_refused() {

@@ -32,15 +32,16 @@ impl Pending {
     pub(super) fn start(call: Call, name: &str) -> io::Result<Self> {
         let done = Arc::new(EventFd::new()?);
         let (tell, result) = channel();
-        let (signal, name) = (Arc::clone(&done), name.to_owned());
-        std::thread::Builder::new().name(format!("vdpa-{name}")).spawn(move || {
+        let (thread, name) = (format!("vdpa-{name}"), name.to_owned());
+        // The driver reads a new disk within the call, and nobody answers it if we are killed: the
+        // thread may not keep the device's node from the next process, which does.
+        sys::spawn_apart(thread, Arc::clone(&done), move || {
             let answer = VdpaBus::open().and_then(|mut bus| match call {
                 Call::Attach => bus.attach(&name),
                 Call::Detach => bus.detach(&name),
             });
             // Nobody waits any more if the end was cut off.
             let _ = tell.send(answer);
-            signal.signal();
         })?;
         Ok(Self { call, done, result })
     }

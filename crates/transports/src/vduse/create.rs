@@ -281,16 +281,20 @@ fn clear(
 ) -> Result<(), EndError> {
     let name = &settings.name;
     if !sysfs::is_on_bus(name) {
-        return match control.destroy(name) {
+        match destroy(control, name) {
             Ok(()) => {
                 tracing::info!("{name}: removed what an earlier process had left");
-                Ok(())
+                return Ok(());
             }
-            Err(error) => Err(EndError::Driver(format!(
-                "{name} exists and can't be removed ({error}): another process has it, or choose \
-                 another name"
-            ))),
-        };
+            // The call of a process that was killed meanwhile has put it there.
+            Err(_) if sysfs::is_on_bus(name) => {}
+            Err(error) => {
+                return Err(EndError::Driver(format!(
+                    "{name} exists and can't be removed, another process has it, or choose another \
+                     name: {error}"
+                )));
+            }
+        }
     }
     // Opening shows whether anybody serves it.
     let node = open_node(name)?;

@@ -1,11 +1,11 @@
 //! The queues of a device: how the driver set them up, and its interrupts.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use mem::{AddressSpace, DriverAddress, MemoryMap};
 use sys::{Epoll, EventFd, Interest, VduseDevice, VduseQueueInfo};
-use virtio::{DeviceError, Features, InFlightArea, Notifier, QueueSetup, VirtioDevice};
+use virtio::{DeviceError, Features, InFlightArea, Interrupt, Notifier, QueueSetup, VirtioDevice};
 use virtqueue::{PackedPoint, QueueAddresses, QueuePosition, QueueSpec, RingFormat};
 
 /// A queue that the device has, or will have when it is back.
@@ -17,6 +17,21 @@ struct Queue {
     running: bool,
     /// The driver is to be interrupted, and the kernel did not take it yet.
     due: bool,
+}
+
+/// The interrupt as whoever in this process works on the queue makes it: at once, and not by way of
+/// the control thread. Weak, since a queue that is forgotten must not keep the node open.
+#[derive(Debug)]
+struct Direct {
+    node: Weak<VduseDevice>,
+    index: u32,
+}
+
+impl Interrupt for Direct {
+    fn interrupt(&self) -> bool {
+        // What the kernel did not take is the control thread's: it tries again, or gives up.
+        self.node.upgrade().is_some_and(|node| node.interrupt(self.index).is_ok())
+    }
 }
 
 /// What all queues of a driver have in common.
@@ -51,7 +66,7 @@ impl Queues {
     /// Learns what the driver has set up.
     pub(super) fn learn(
         &mut self,
-        node: &VduseDevice,
+        node: &Arc<VduseDevice>,
         epoll: &Epoll,
         shared: &Shared,
     ) -> Result<(), DeviceError> {
@@ -62,14 +77,17 @@ impl Queues {
                 continue;
             }
             let call = Arc::new(EventFd::new().map_err(attempt())?);
-            epoll.add(&*call, self.first_key + index as u64, Interest::Read).map_err(attempt())?;
+            // Never read, which would be one more system call for each interrupt.
+            let key = self.first_key + index as u64;
+            epoll.add(&*call, key, Interest::ReadEdge).map_err(attempt())?;
+            let direct = Direct { node: Arc::downgrade(node), index: index as u32 };
             let mut setup = QueueSetup {
                 index: index as u16,
                 spec: spec(&info, shared.features),
                 features: shared.features,
                 memory: Arc::clone(&shared.memory),
                 kick: Some(Arc::new(EventFd::new().map_err(attempt())?)),
-                call: Notifier::new(Arc::clone(&call)),
+                call: Notifier::with_shortcut(Arc::clone(&call), Box::new(direct)),
                 in_flight: shared.in_flight.clone(),
             };
             if shared.resumed {
@@ -156,9 +174,7 @@ impl Queues {
     /// Passes on the interrupt of the queue whose event has this key.
     pub(super) fn interrupt(&mut self, node: &VduseDevice, key: u64) -> io::Result<()> {
         let index = usize::try_from(key.wrapping_sub(self.first_key)).unwrap_or(usize::MAX);
-        if let Some(Some(queue)) = self.queues.get_mut(index)
-            && queue.call.drain()
-        {
+        if let Some(Some(queue)) = self.queues.get_mut(index) {
             queue.due = true;
             queue.pass_on(node)?;
         }

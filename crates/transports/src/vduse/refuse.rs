@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
-use mem::{MemoryMap, Resolver};
+use mem::{Access, MemoryMap, Region, Resolver};
 use sys::VduseDevice;
 use virtio::{DeviceError, DeviceType, Features, InFlightArea};
 use virtqueue::{Chain, DeviceQueue};
@@ -40,7 +40,8 @@ pub(super) struct Remains<'a> {
 pub(super) struct Refuser {
     device: DeviceType,
     queues: Vec<(u32, DeviceQueue)>,
-    memory: Resolver,
+    /// Where buffers and indirect tables may lie.
+    buffers: Resolver,
     chain: Chain,
 }
 
@@ -71,8 +72,8 @@ impl Refuser {
             taken.push((index, queue));
         }
         let chain = Chain::with_capacity(usize::from(longest));
-        let memory = Resolver::new(memory);
-        Ok(Self { device: remains.device, queues: taken, memory, chain })
+        let buffers = Resolver::new(Arc::new(buffers(&memory)?));
+        Ok(Self { device: remains.device, queues: taken, buffers, chain })
     }
 
     /// Fails what there is; returns how many requests.
@@ -84,8 +85,17 @@ impl Refuser {
         for (index, queue) in &mut self.queues {
             let before = failed;
             for _ in 0..queue.size() {
-                let Some(id) = queue.take(&mut self.memory, &mut self.chain)? else { break };
-                let written = answer(self.device, self.memory.map(), &self.chain);
+                // Who has served it may have spoilt the indirect tables, which lie among the buffers.
+                // The request goes back all the same: nothing written is a failure to a file
+                // system, and a disk's driver finds what that device has left as the status.
+                let readable = queue.take(&mut self.buffers, &mut self.chain);
+                let (taken, is_known) = match readable {
+                    Ok(taken) => (taken, true),
+                    Err(_) => (queue.take_unread()?, false),
+                };
+                let Some(id) = taken else { break };
+                let map = self.buffers.map();
+                let written = if is_known { answer(self.device, map, &self.chain) } else { 0 };
                 queue.give_back(id, written);
                 failed += 1;
             }
@@ -96,6 +106,14 @@ impl Refuser {
         }
         Ok(failed)
     }
+}
+
+/// What may be written at a chain's word. A device that was shown the buffers and not the rings may
+/// have made chains that name the rings.
+fn buffers(memory: &MemoryMap) -> Result<MemoryMap, DeviceError> {
+    let is_shown = |region: &&Region| region.access != Access::Ours;
+    let shown: Vec<Region> = memory.regions().iter().filter(is_shown).cloned().collect();
+    if shown.is_empty() { Ok(memory.clone()) } else { Ok(MemoryMap::new(shown)?) }
 }
 
 /// Whether the driver of such a device waits for its requests when it lets go.
@@ -149,7 +167,7 @@ fn interrupt(node: &VduseDevice, index: u32) -> Result<(), DeviceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mem::{Access, DriverAddress, Mapping, Region};
+    use mem::{DriverAddress, Mapping};
     use virtqueue::{QueueAddresses, QueuePosition, QueueSpec, RingFormat};
 
     const BASE: u64 = 0x10_0000;
@@ -191,6 +209,22 @@ mod tests {
         let id = queue.take(&mut resolver, &mut chain).unwrap().unwrap();
         id.abandon();
         (chain, 32)
+    }
+
+    #[test]
+    fn rings_are_no_place_for_an_answer_if_the_device_was_not_shown_them() {
+        let region = |start: u64, access| {
+            let mapping = Mapping::new_memfd("driver", 0x1000).unwrap();
+            Region::mapped(DriverAddress(start), 0x1000, access, mapping, 0).unwrap()
+        };
+        let starts = |access| {
+            let regions = vec![region(0, access), region(0x1000, Access::Ours)];
+            let found = buffers(&MemoryMap::new(regions).unwrap()).unwrap();
+            found.regions().iter().map(|region| region.start.0).collect::<Vec<_>>()
+        };
+        assert_eq!(starts(Access::ReadWrite), [0]);
+        // It was shown nothing: what is there is the driver's own word.
+        assert_eq!(starts(Access::Ours), [0, 0x1000]);
     }
 
     #[test]

@@ -24,8 +24,8 @@ pub(super) const END_LIMIT: Duration = Duration::from_secs(30);
 /// How soon an interrupt is tried again that the kernel did not take: it is about to note that the
 /// driver is ready, and tells nobody.
 const TRY_AGAIN: Duration = Duration::from_millis(1);
-/// How often the memory is looked at for pages that were not there: the data path only sees zeros.
-const POISON_CHECK: Duration = Duration::from_millis(500);
+/// How often it is looked, at the end, whether it takes too long.
+const END_CHECK: Duration = Duration::from_millis(500);
 /// Messages taken before other things have their turn.
 const MESSAGES_PER_TURN: usize = 16;
 
@@ -36,6 +36,8 @@ const NODE: u64 = 2;
 const TIMER: u64 = 3;
 const BUS: u64 = 4;
 const FIRST_KICK: u64 = 5;
+/// Pages were not there: the data path only sees zeros.
+const POISON: u64 = 6;
 /// Plus the number of the queue that is to interrupt.
 const CALL: u64 = 16;
 
@@ -51,7 +53,7 @@ enum Phase {
 /// Serves the kernel's driver with a device.
 pub(super) struct Server {
     name: String,
-    node: VduseDevice,
+    node: Arc<VduseDevice>,
     offered: Features,
     config: Vec<u8>,
     /// Where the next process finds what it must know; `None` if nowhere.
@@ -97,6 +99,8 @@ impl Server {
         epoll.add(&stop, STOP, Interest::Read).map_err(system())?;
         epoll.add(&node, NODE, Interest::Read).map_err(system())?;
         epoll.add(&timer, TIMER, Interest::Read).map_err(system())?;
+        let poison = mem::guard::event().map_err(system())?;
+        epoll.add(poison, POISON, Interest::ReadEdge).map_err(system())?;
         if let Some(control) = device.control_fd() {
             epoll.add(control, DEVICE, Interest::Read).map_err(system())?;
         }
@@ -104,7 +108,7 @@ impl Server {
             name: name.clone(),
             patience: settings.patience,
             refuser: None,
-            node,
+            node: Arc::new(node),
             offered: record.offered,
             queues: Queues::new(record.queue_sizes.len() as u16, CALL),
             config: record.config,
@@ -148,12 +152,11 @@ impl Server {
                     self.call_bus(Call::Detach)?;
                 }
             }
-            let limit = Some(self.longest_wait());
+            let limit = self.longest_wait();
             self.epoll.wait(&mut ready, limit).map_err(self.system("waiting"))?;
             for key in ready.iter().map(|ready| ready.key) {
                 self.turn(key);
             }
-            self.look_at_memory();
         }
         self.reset();
         self.failure.take().map_or(Ok(()), Err)
@@ -199,6 +202,7 @@ impl Server {
             }
             BUS => self.hear_from_bus(),
             FIRST_KICK => self.hear_the_driver(),
+            POISON => self.look_at_memory(),
             key => {
                 let result = self.queues.interrupt(&self.node, key);
                 self.check(result, "interrupting the driver");

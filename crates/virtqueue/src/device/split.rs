@@ -145,17 +145,17 @@ impl SplitDevice {
         self.log.as_ref().map_or(0, |log| log.again.len())
     }
 
-    /// Takes a chain that the log says was in flight.
+    /// Takes a chain that the log says was in flight; `read` is as for
+    /// [`SplitDevice::take_and`].
     #[cold]
     fn take_again(
         &mut self,
         head: u16,
-        memory: &mut Resolver,
-        chain: &mut Chain,
+        read: impl FnOnce(&mut Self, u16) -> Result<u32, QueueError>,
     ) -> Result<Option<ChainId>, QueueError> {
         self.held.check_free(head)?;
-        self.walk(head, memory, chain)?;
-        self.held.insert(head, chain.check_bytes()?, 1);
+        let writable = read(self, head)?;
+        self.held.insert(head, writable, 1);
         if let Some(log) = &mut self.log {
             log.again.take(head);
         }
@@ -216,10 +216,28 @@ impl SplitDevice {
         chain: &mut Chain,
     ) -> Result<Option<ChainId>, QueueError> {
         chain.clear();
+        self.take_and(|queue, head| {
+            queue.walk(head, memory, chain)?;
+            chain.check_bytes()
+        })
+    }
+
+    /// Takes the next chain for its head alone: what its descriptors say is not looked at.
+    #[cold]
+    pub(super) fn take_unread(&mut self) -> Result<Option<ChainId>, QueueError> {
+        self.take_and(|_, _| Ok(0))
+    }
+
+    /// Takes the next chain. `read` is given its head, and says how many bytes may be written.
+    #[inline]
+    fn take_and(
+        &mut self,
+        read: impl FnOnce(&mut Self, u16) -> Result<u32, QueueError>,
+    ) -> Result<Option<ChainId>, QueueError> {
         if let Some(log) = &self.log
             && let Some(&head) = log.again.waiting()
         {
-            return self.take_again(head, memory, chain);
+            return self.take_again(head, read);
         }
         if self.next_available == self.seen_available && !self.look_again()? {
             return Ok(None);
@@ -234,8 +252,7 @@ impl SplitDevice {
         }
         let head = self.next_head();
         self.held.check_free(head)?;
-        self.walk(head, memory, chain)?;
-        let writable = chain.check_bytes()?;
+        let writable = read(self, head)?;
         self.held.insert(head, writable, 1);
         self.next_available = self.next_available.wrapping_add(1);
         if let Some(log) = &mut self.log {

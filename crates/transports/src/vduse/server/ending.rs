@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use virtio::{DeviceError, Features, Status};
 
-use super::{POISON_CHECK, Phase, Server};
+use super::{END_CHECK, Phase, Server};
 use crate::vduse::memory;
 use crate::vduse::refuse::{self, Refuser, Remains};
 use crate::vduse::state::State;
@@ -13,9 +13,12 @@ use crate::vduse::state::State;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Server {
-    /// How long to wait for something to happen.
-    pub(super) fn longest_wait(&self) -> Duration {
-        if self.refuser.is_some() { LOOK_AGAIN } else { POISON_CHECK }
+    /// How long to wait for something to happen; `None` is for ever.
+    pub(super) fn longest_wait(&self) -> Option<Duration> {
+        match self.refuser {
+            Some(_) => Some(LOOK_AGAIN),
+            None => self.is_ending().then_some(END_CHECK),
+        }
     }
 
     /// Fails what waits, if the driver has been waited for long enough since `ending` began.

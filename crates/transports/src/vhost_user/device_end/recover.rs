@@ -12,8 +12,9 @@ use crate::vhost_user::place::Place;
 
 /// First wait before another try.
 const FIRST_RETRY: Duration = Duration::from_millis(10);
-/// Longest wait between two tries: a daemon that is back is seen within this.
-const LAST_RETRY: Duration = Duration::from_secs(1);
+/// Longest wait between two tries: a daemon that is back is seen within this, and answers what has
+/// waited well within a second.
+const LAST_RETRY: Duration = Duration::from_millis(250);
 /// How long a daemon that has come back may take for an answer: the driver end waits meanwhile.
 const GREETING_LIMIT: Duration = Duration::from_secs(1);
 
