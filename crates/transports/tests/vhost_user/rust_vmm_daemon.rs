@@ -1,6 +1,7 @@
 //! A daemon made with the `vhost-user-backend` crate, as virtiofsd and the vhost-device daemons
 //! are, behind our device end: a small disk, whose rings `virtio-queue` serves.
 
+use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock};
@@ -283,8 +284,12 @@ fn it_is_understood() {
     device.write_config(32, &[1]).unwrap();
     assert_eq!(daemon.seen.lock().unwrap().config_writes, [(32, vec![1])]);
     // What it asks for and nobody agreed on is refused, and all goes on.
-    let mut disk = open(device, Features::VERSION_1);
-    until(|| daemon.seen.lock().unwrap().asked.is_some());
+    let device = RefCell::new(device);
+    until(|| {
+        device.borrow_mut().control_ready();
+        daemon.seen.lock().unwrap().asked.is_some()
+    });
+    let mut disk = open(device.into_inner(), Features::VERSION_1);
     assert_eq!(daemon.seen.lock().unwrap().asked, Some(false));
     exercise(&mut disk, 10, |_| ());
     assert_eq!(daemon.seen.lock().unwrap().requests, 160);
