@@ -19,10 +19,15 @@ pub fn man(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
     let mut command = Cli::command();
     command.build();
-    write_page(folder, &command, "viaduct")?;
+    write_pages(folder, &command, "viaduct")
+}
+
+/// The page of a command, and those of what can follow it.
+fn write_pages(folder: &Path, command: &Command, name: &str) -> Result<()> {
+    write_page(folder, command, name)?;
     for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help")
     {
-        write_page(folder, subcommand, &format!("viaduct-{}", subcommand.get_name()))?;
+        write_pages(folder, subcommand, &format!("{name}-{}", subcommand.get_name()))?;
     }
     Ok(())
 }
