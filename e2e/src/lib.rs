@@ -24,6 +24,7 @@ pub mod far;
 pub mod faults;
 pub mod firmware;
 pub mod guest;
+pub mod hints;
 pub mod initrd;
 pub mod lab;
 pub mod load;

@@ -111,6 +111,7 @@ pub fn cases(all: bool) -> Vec<Case> {
             }
         }
     }
+    cases.push(crate::hints::case());
     cases.extend(crate::bare_host::cases(all));
     cases.extend(crate::cards::cases(all));
     cases.extend(crate::faults::cases());

@@ -177,6 +177,9 @@ pub(crate) fn choose(options: &BridgeOptions, now: &Situation) -> Result<Choice,
         Mode::Copy if now.remote => {
             impossible(Mode::Copy, "the driver's memory can only be reached by messages".into())
         }
+        Mode::Remote if options.require.has(Features::RING_PACKED) => {
+            impossible(Mode::Remote, "packed rings are not reached by messages".into())
+        }
         mode => asked(mode),
     }
 }

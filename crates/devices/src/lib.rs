@@ -30,6 +30,12 @@ pub enum OpenError {
     Device(#[from] DeviceError),
 }
 
+/// What is wrong with a `queue-size=`.
+pub(crate) fn not_a_power_of_two(size: u16) -> ParameterError {
+    let expected = "a power of two".into();
+    ParameterError::Expected { key: "queue-size".into(), text: size.to_string(), expected }
+}
+
 /// Makes a device from its settings.
 pub type OpenDevice = fn(Parameters) -> Result<Box<dyn VirtioDevice>, OpenError>;
 

@@ -1,7 +1,9 @@
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -246,6 +248,15 @@ impl Listener {
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         Ok(Self { socket: fd, path: None })
+    }
+
+    /// Where it listens, if that is a path.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        let address = rustix::net::getsockname(&self.socket).ok()?;
+        let address = rustix::net::SocketAddrUnix::try_from(address).ok()?;
+        let path = address.path()?;
+        Some(PathBuf::from(OsStr::from_bytes(path.to_bytes())))
     }
 
     /// The next waiting connection, if there is one.

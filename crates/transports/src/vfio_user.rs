@@ -60,10 +60,18 @@ fn open(mut parameters: Parameters) -> Result<Box<dyn DriverEnd>, OpenError> {
             let name = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
             (listen_at(&path)?, name.to_string_lossy().into_owned())
         }
-        (None, Some(number)) => (inherited(number as RawFd)?, "SOCKET".to_owned()),
+        (None, Some(number)) => {
+            let source = inherited(number as RawFd)?;
+            let path = match &source {
+                Source::Listener(listener) => listener.path(),
+                Source::Connection(_) => None,
+            };
+            let name = path.map(|path| path.to_string_lossy().into_owned());
+            (source, name.unwrap_or_else(|| "SOCKET".into()))
+        }
         (None, None) => return Err(ParameterError::Missing("path").into()),
         (Some(_), Some(_)) => {
-            return Err(EndError::Driver("give one of path= and fd=, not both".into()).into());
+            return Err(ParameterError::Together("give one of path= and fd=, not both").into());
         }
     };
     Ok(Box::new(VfioUserEnd { name, source, options, spin }))

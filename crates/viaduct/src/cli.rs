@@ -462,6 +462,8 @@ pub struct Probe {
 }
 
 const PROBE_HELP: &str = "\
+Some daemons serve one connection and end, as virtiofsd does: a probe is that one.
+
 Examples:
   viaduct probe vhost-user:/tmp/qsd.sock
   viaduct probe vhost-user:/tmp/fs.sock,type=fs

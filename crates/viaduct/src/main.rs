@@ -66,7 +66,8 @@ fn advice(error: &str) -> &'static str {
 
 /// The exit status that goes with an error.
 fn status(error: &anyhow::Error) -> u8 {
-    if error.is::<address::Usage>() || error.is::<virtio::ParameterError>() {
+    let is_refused = || matches!(error.downcast_ref(), Some(virtio::DeviceError::Refused(_)));
+    if error.is::<address::Usage>() || error.is::<virtio::ParameterError>() || is_refused() {
         USAGE
     } else if error.is::<ends::NotOpened>() {
         NOT_OPENED

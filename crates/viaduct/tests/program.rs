@@ -3,7 +3,8 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};
-use std::os::unix::net::UnixListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -167,7 +168,7 @@ fn many_bridges_run_from_one_file() {
 
 #[test]
 fn mistakes_are_answered_with_what_would_be_right() {
-    let cases: [(&[&str], i32, &str); 14] = [
+    let cases: [(&[&str], i32, &str); 21] = [
         (&["bridge", "vfio-user:/x"], 2, "Usage"),
         (&["bridge", "nonsense", "rng:"], 2, "SCHEME:PATH"),
         (&["bridge", "rng:", "rng:"], 2, "vfio-user:"),
@@ -182,6 +183,21 @@ fn mistakes_are_answered_with_what_would_be_right() {
         (&["pcie", "--connect", "192.0.2.1:9", "--model", "x"], 2, "--token-file"),
         (&["pcie", "--connect", "127.0.0.1:9"], 2, "--model-socket"),
         (&["run", "/nowhere.toml"], 1, "/nowhere.toml"),
+        (&["bridge", "vfio-user:/tmp/x", "blk:"], 2, "one of path=FILE, ram=SIZE and null=SIZE"),
+        (&["bridge", "vfio-user:/tmp/x", "net:queue-size=20"], 2, "expected a power of two"),
+        (&["bridge", "vfio-user:/tmp/x", "net:echo=on,null=on"], 2, "stands on one of"),
+        (&["bridge", "vhost-user:/tmp/x,fd=3", "rng:"], 2, "not several"),
+        (&["bridge", "vfio-user:/tmp/x,fd=3", "rng:"], 2, "not both"),
+        (
+            &["bridge", "vfio-user:/tmp/x", "rng:", "mode=pass", "requests-per-second=1"],
+            2,
+            "mode=pass is not possible",
+        ),
+        (
+            &["bridge", "vfio-user:/tmp/x", "rng:", "mode=remote", "driver-ring=packed"],
+            2,
+            "mode=remote is not possible",
+        ),
     ];
     for (words, status, needle) in cases {
         let output = output(words);
@@ -231,6 +247,8 @@ fn what_tools_ask_for_is_printed() {
     assert!(output(&["man", &pages]).status.success());
     let page = fs::read_to_string(Path::new(&pages).join("viaduct-bridge.1")).unwrap();
     assert!(page.contains("mode=auto"), "the page has the settings");
+    let page = fs::read_to_string(Path::new(&pages).join("viaduct-pcie-fault.1")).unwrap();
+    assert!(page.contains("NAME,key=value"), "the page has the grammar");
     let script = text(&output(&["completions", "bash"]).stdout);
     assert!(script.contains("viaduct"), "{script}");
     for command in ["bridge", "device", "run", "probe", "demo"] {
@@ -273,4 +291,43 @@ fn who_is_out_of_descriptors_is_told_which_limit_to_raise() {
     let script = format!("ulimit -Sn 60; exec timeout 1 {program} run {}", path.display());
     let output = Command::new("sh").args(["-c", &script]).output().unwrap();
     assert!(text(&output.stdout).contains("b19:"), "{}", text(&output.stderr));
+}
+
+/// As systemd starts a service: with a socket it has made as descriptor 3, and one to be told at.
+#[test]
+fn a_service_manager_hands_over_its_socket_and_hears_of_start_and_end() {
+    for (scheme, probed) in [("vfio-user", ""), ("vhost-user", ",type=rng")] {
+        let folder = TempDir::new().unwrap();
+        let (path, told) = (socket(&folder, "activated"), socket(&folder, "notify"));
+        let listener = UnixListener::bind(&path).unwrap();
+        let manager = UnixDatagram::bind(&told).unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let hears = || {
+            let mut word = [0; 64];
+            let len = manager.recv(&mut word).unwrap();
+            text(&word[..len]).trim().to_owned()
+        };
+        // Only the shell can give it that number.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec \"$@\" 3<&0 0</dev/null", "sh", env!("CARGO_BIN_EXE_viaduct")]);
+        shell.args(["bridge", &format!("{scheme}:fd=3"), "rng:"]).env("NOTIFY_SOCKET", &told);
+        shell.stdin(OwnedFd::from(listener)).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = shell.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut service = Serving { child, lines: Some(lines) };
+        assert_eq!(hears(), "READY=1");
+        let hint = service.lines.as_mut().unwrap().find(|line| {
+            let line = line.as_ref().unwrap();
+            line.contains("socket,id=viaduct") || line.contains("vfio-user-pci")
+        });
+        let hint = hint.unwrap().unwrap();
+        assert!(hint.contains(&path), "QEMU has to be told the path and not a number: {hint}");
+        let probe = output(&["probe", &format!("{scheme}:{path}{probed}")]);
+        assert!(probe.status.success(), "{}", text(&probe.stderr));
+        let (status, time) = service.stop();
+        assert_eq!(status, Some(0));
+        assert!(time < Duration::from_secs(1), "took {time:?}");
+        assert_eq!(hears(), "STOPPING=1");
+        assert!(Path::new(&path).exists(), "the socket is the manager's");
+    }
 }

@@ -36,6 +36,9 @@ pub enum ParameterError {
         /// All settings that were asked for.
         known: String,
     },
+    /// Several that don't go together, or none of several of which one is needed.
+    #[error("{0}")]
+    Together(&'static str),
 }
 
 fn meant(unknown: &str, known: &str) -> String {

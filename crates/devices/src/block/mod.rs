@@ -23,12 +23,12 @@ use mem::Mapping;
 use sys::{EventFd, Timer, Uring};
 use virtio::config::{BlkConfig, read_bytes};
 use virtio::{
-    DeviceError, DeviceEvent, DeviceType, EventSink, Features, Identity, MAX_QUEUES, Parameters,
-    VirtioDevice,
+    DeviceError, DeviceEvent, DeviceType, EventSink, Features, Identity, MAX_QUEUES,
+    ParameterError, Parameters, VirtioDevice,
 };
 
 use crate::queue::{BuiltIn, Model, RINGS};
-use crate::{DeviceKind, OpenError};
+use crate::{DeviceKind, OpenError, not_a_power_of_two};
 use request::{Limits, MAX_DISCARD_SECTORS, MAX_RANGES, MAX_ZERO_SECTORS, SECTOR};
 use serve::BlockQueue;
 use store::Store;
@@ -161,8 +161,7 @@ impl Block {
         let watch = parameters.flag("watch", false)?;
         parameters.finish()?;
         if !queue_size.is_power_of_two() {
-            let what = format!("queue-size={queue_size}: expected a power of two");
-            return Err(DeviceError::Refused(what).into());
+            return Err(not_a_power_of_two(queue_size).into());
         }
         let (store, size) = open_store(path, ram, null, readonly)?;
         let disk = Arc::new(Disk {
@@ -273,7 +272,7 @@ fn open_store(
     ram: Option<u64>,
     null: Option<u64>,
     readonly: bool,
-) -> Result<(Store, u64), DeviceError> {
+) -> Result<(Store, u64), OpenError> {
     match (path, ram, null) {
         (Some(path), None, None) => {
             let attempt = || DeviceError::system(format!("opening the disk {}", path.display()));
@@ -281,18 +280,19 @@ fn open_store(
             let size = store.size().unwrap_or(Ok(0)).map_err(attempt())?;
             if size < SECTOR {
                 let what = format!("the disk {} holds less than a sector", path.display());
-                return Err(DeviceError::Refused(what));
+                return Err(DeviceError::Refused(what).into());
             }
             Ok((store, size))
         }
         (None, Some(size), None) => {
-            let len = usize::try_from(size).map_err(|_| mem::MemoryError::Overflow)?;
-            Ok((Store::Ram(Mapping::new_memfd("disk", len)?), size))
+            let len = usize::try_from(size).map_err(|_| mem::MemoryError::Overflow);
+            let memory = len.and_then(|len| Mapping::new_memfd("disk", len));
+            Ok((Store::Ram(memory.map_err(DeviceError::from)?), size))
         }
         (None, None, Some(size)) => Ok((Store::Null, size)),
         _ => {
             let what = "a disk needs one of path=FILE, ram=SIZE and null=SIZE";
-            Err(DeviceError::Refused(what.into()))
+            Err(ParameterError::Together(what).into())
         }
     }
 }

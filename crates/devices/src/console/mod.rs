@@ -113,7 +113,7 @@ impl Console {
         let ways = [stdio, pty, socket.is_some(), null].iter().filter(|way| **way).count();
         if ways > 1 || (link.is_some() && !pty) {
             let what = "a console is on one of stdio=, pty= (with link=), socket= and null=";
-            return Err(DeviceError::Refused(what.into()).into());
+            return Err(ParameterError::Together(what).into());
         }
         let failed = |what: String| DeviceError::system(what);
         let first = if pty {

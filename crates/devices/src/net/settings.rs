@@ -15,9 +15,9 @@ use super::{
     GUEST_ANNOUNCE, GUEST_CSUM, GUEST_ECN, GUEST_TSO4, GUEST_TSO6, HOST_ECN, HOST_TSO4, HOST_TSO6,
     MAC, MRG_RXBUF, MTU, MULTI_QUEUE, Net, Port, STATUS, Shared,
 };
-use crate::OpenError;
 use crate::link::Peering;
 use crate::queue::RINGS;
+use crate::{OpenError, not_a_power_of_two};
 
 /// Descriptors of the control queue: commands come one by one.
 const CONTROL_QUEUE_SIZE: u16 = 64;
@@ -68,8 +68,7 @@ pub(super) fn net(mut parameters: Parameters) -> Result<Net, OpenError> {
 pub(super) fn queue_size(parameters: &mut Parameters) -> Result<u16, OpenError> {
     let queue_size = parameters.number("queue-size", 16..=1024)?.unwrap_or(256) as u16;
     if !queue_size.is_power_of_two() {
-        let what = format!("queue-size={queue_size}: expected a power of two");
-        return Err(DeviceError::Refused(what).into());
+        return Err(not_a_power_of_two(queue_size).into());
     }
     Ok(queue_size)
 }
@@ -92,21 +91,20 @@ fn wire(parameters: &mut Parameters) -> Result<Wire, OpenError> {
     if wires.next().is_some() {
         let what =
             "a network card stands on one of tap=, stream=, connect=, dgram=, echo= and null=";
-        return Err(DeviceError::Refused(what.into()).into());
+        return Err(ParameterError::Together(what).into());
     }
     Ok(wire)
 }
 
 type Connected = (Vec<Port>, Vec<Arc<Tap>>, Option<Peering>);
 
-fn connect(wire: &Wire, pairs: usize) -> Result<Connected, DeviceError> {
+fn connect(wire: &Wire, pairs: usize) -> Result<Connected, OpenError> {
     let attempt =
         |what: &str, path: &Path| DeviceError::system(format!("{what} {}", path.display()));
     let single = matches!(wire, Wire::Listen(_) | Wire::Dial(_) | Wire::Datagram(..));
     if single && pairs > 1 {
-        return Err(DeviceError::Refused(
-            "a socket serves one queue pair: leave out queues=".into(),
-        ));
+        let what = "a socket serves one queue pair: leave out queues=";
+        return Err(ParameterError::Together(what).into());
     }
     match wire {
         Wire::Tap(name) => {

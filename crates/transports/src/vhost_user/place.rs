@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use sys::{Connection, Listener, connect_unix, inherited_fd, is_listening, listen_unix};
 use virtio::{ParameterError, Parameters};
 
+const AMBIGUOUS: &str = "give one of path=, listen=, connect= and fd=, not several";
+
 /// How a connection comes about.
 #[derive(Debug)]
 pub(super) enum Place {
@@ -44,7 +46,7 @@ impl Place {
             (None, Some(path), None) => Ok(Self::Connect(path)),
             (None, None, Some(number)) => Self::given(number as i32),
             (None, None, None) => Err(ParameterError::Missing("path").into()),
-            _ => Err(PlaceError::Ambiguous),
+            _ => Err(ParameterError::Together(AMBIGUOUS).into()),
         }
     }
 
@@ -62,7 +64,9 @@ impl Place {
             .map_err(|source| PlaceError::System(attempt("taking over"), source))?;
         let failed = |source| PlaceError::System(attempt("using"), source);
         if is_listening(&fd) {
-            Ok(Self::Listen(Listener::from_fd(fd).map_err(failed)?, format!("fd {number}")))
+            let listener = Listener::from_fd(fd).map_err(failed)?;
+            let name = listener.path().map(|path| path.display().to_string());
+            Ok(Self::Listen(listener, name.unwrap_or_else(|| format!("fd {number}"))))
         } else {
             Ok(Self::Given(Some(Connection::new(fd).map_err(failed)?)))
         }
@@ -103,8 +107,6 @@ impl std::fmt::Display for Place {
 pub(super) enum PlaceError {
     #[error(transparent)]
     Parameter(#[from] ParameterError),
-    #[error("give one of path=, listen=, connect= and fd=, not several")]
-    Ambiguous,
     #[error("{0}: {1}")]
     System(String, #[source] io::Error),
 }

@@ -469,7 +469,6 @@ impl From<super::place::PlaceError> for OpenError {
             PlaceError::System(attempt, source) => {
                 Self::Device(DeviceError::System { attempt, source })
             }
-            PlaceError::Ambiguous => Self::Device(DeviceError::Refused(error.to_string())),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What a person types to attach a driver.
 
+use std::path::Path;
+
 use virtio::{DeviceType, Features, Identity};
 
 use super::session::Terms;
@@ -8,10 +10,13 @@ use crate::vhost_user::place::Place;
 /// Options of QEMU (10.1 or later), and of others that speak vhost-user, one line each.
 pub(super) fn attach(place: &Place, identity: &Identity, terms: Terms) -> String {
     let (server, path) = match place {
-        Place::Listen(_, path) => ("", path.clone()),
-        Place::Connect(path) => (",server=on,wait=on", path.display().to_string()),
+        Place::Listen(_, path) => ("", Path::new(path)),
+        Place::Connect(path) => (",server=on,wait=on", path.as_path()),
         Place::Given(_) => return "the driver's side is connected already\n".to_owned(),
     };
+    // QEMU may be started in another folder.
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let path = path.display();
     // QEMU's other devices do not wait for a connection that comes late, and fail.
     let waits = matches!(identity.device, DeviceType::BLOCK | DeviceType::NET);
     let reconnect = if server.is_empty() && waits { ",reconnect-ms=200" } else { "" };
@@ -37,6 +42,11 @@ fn device(identity: &Identity, terms: Terms) -> String {
     }
     if terms.iommu {
         options += ",iommu_platform=on";
+        // Drivers from before virtio 1.0 know nothing of it, so QEMU refuses it where it would
+        // serve them too. The other types never had a legacy form.
+        if matches!(identity.device, DeviceType::NET | DeviceType::BLOCK | DeviceType::SCSI) {
+            options += ",disable-legacy=on";
+        }
     }
     let queues = identity.queue_sizes.len();
     match identity.device {

@@ -61,7 +61,6 @@ fn as_end_error(error: PlaceError) -> OpenError {
     match error {
         PlaceError::Parameter(error) => OpenError::Parameter(error),
         PlaceError::System(attempt, source) => EndError::System { attempt, source }.into(),
-        PlaceError::Ambiguous => EndError::Driver(error.to_string()).into(),
     }
 }
 
