@@ -139,8 +139,14 @@ impl Session {
             }
             count += 1;
             let Some((header, payload)) = self.framer.message() else { continue };
-            let later = self.fds.split_off(self.fds.len() - std::mem::take(&mut self.later_fds));
-            let fds = std::mem::replace(&mut self.fds, later);
+            let fds = match std::mem::take(&mut self.later_fds) {
+                // Nearly always, and nothing to allocate.
+                0 => std::mem::take(&mut self.fds),
+                later => {
+                    let later = self.fds.split_off(self.fds.len() - later);
+                    std::mem::replace(&mut self.fds, later)
+                }
+            };
             if self.peer.handle(plug, &header, payload, fds) == Turn::Over {
                 return Turn::Over;
             }

@@ -14,7 +14,7 @@ pub struct Selectors {
     pub queue: u16,
 }
 
-/// The registers, with offset and size in bytes.
+/// The registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Register {
     DeviceFeatureSelect,
@@ -41,6 +41,7 @@ enum Register {
 
 use Register as R;
 
+/// With offset and size in bytes, in the order of offsets.
 const REGISTERS: [(Register, usize, usize); 20] = [
     (R::DeviceFeatureSelect, 0, 4),
     (R::DeviceFeature, 4, 4),
@@ -172,7 +173,8 @@ impl VirtioPci {
 /// The registers that `[offset, offset + len)` touches.
 fn touched(offset: usize, len: usize) -> impl Iterator<Item = (Register, usize, usize)> {
     let end = offset.saturating_add(len).min(COMMON_LEN);
-    REGISTERS.into_iter().filter(move |(_, at, size)| *at < end && at + size > offset)
+    let first = REGISTERS.partition_point(|(_, at, size)| at + size <= offset);
+    REGISTERS[first..].iter().copied().take_while(move |(_, at, _)| *at < end)
 }
 
 fn half(features: Features, select: u32) -> u64 {
@@ -180,5 +182,22 @@ fn half(features: Features, select: u32) -> u64 {
         0 => features.0 & 0xffff_ffff,
         1 => features.0 >> 32,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_access_touches_what_overlaps_it() {
+        for offset in 0..COMMON_LEN + 8 {
+            for len in (1..20).chain([COMMON_LEN, usize::MAX]) {
+                let end = offset.saturating_add(len);
+                let overlaps = |&(_, at, size): &(_, usize, usize)| at < end && at + size > offset;
+                let expected: Vec<_> = REGISTERS.into_iter().filter(overlaps).collect();
+                assert_eq!(touched(offset, len).collect::<Vec<_>>(), expected, "{len} at {offset}");
+            }
+        }
     }
 }
