@@ -7,6 +7,7 @@
 mod contest;
 mod disk;
 mod groups;
+mod halts;
 mod lab;
 mod memory;
 mod placement;

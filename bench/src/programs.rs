@@ -46,6 +46,13 @@ impl Usage {
         Ok(usage)
     }
 
+    /// Of the calling thread; without the ticks, which are kept for whole processes.
+    pub fn of_this_thread() -> Result<Self> {
+        let mut usage = Self::default();
+        usage.add_thread(Path::new("/proc/thread-self"))?;
+        Ok(usage)
+    }
+
     fn add_thread(&mut self, task: &Path) -> Result<()> {
         // Time running, time waiting to run, number of times it ran.
         let text = match fs::read_to_string(task.join("schedstat")) {

@@ -13,11 +13,13 @@ use sys::{Epoll, EventFd, Interest};
 use worker::{PoolOptions, Progress, Task, Workers};
 
 use crate::contest::{self, Cores, Entrant, Spread};
+use crate::halts::halts;
 use crate::lab::Lab;
 use crate::placement::{CPUS, Label};
 use crate::plot::Plot;
+use crate::programs::Usage;
 use crate::report::{Bound, Measure, Report, Target};
-use crate::threads::{on_both, on_one, on_one_below};
+use crate::threads::{Window, on_both, on_one, on_one_below};
 
 /// Runs all measurements of this group.
 pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
@@ -143,14 +145,13 @@ fn worker_echo(lab: &Lab) -> Result<f64> {
 /// Messages of 64 bytes through a UNIX socket: what a register access over vfio-user costs at
 /// least.
 fn sockets(lab: &Lab, report: &mut Report) -> Result<()> {
-    let pair = |server_spins, client_spins| {
-        move || Ok(vec![socket_round_trip(lab, server_spins, client_spins)?])
-    };
+    let pair =
+        |server, client_spins| move || Ok(vec![socket_round_trip(lab, server, client_spins)?.us]);
     let entrants = vec![
-        Entrant::new("both block", pair(false, false)),
-        Entrant::new("server spins", pair(true, false)),
-        Entrant::new("client spins", pair(false, true)),
-        Entrant::new("both spin", pair(true, true)),
+        Entrant::new("both block", pair(Server::Sleeps, false)),
+        Entrant::new("server spins", pair(Server::POLLS, false)),
+        Entrant::new("client spins", pair(Server::Sleeps, true)),
+        Entrant::new("both spin", pair(Server::POLLS, true)),
     ];
     let outcome = contest::run(lab, Cores::Two, 5, entrants)?;
     let measure = Measure { name: "us there and back", digits: 2 };
@@ -158,34 +159,79 @@ fn sockets(lab: &Lab, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Microseconds for 64 bytes there and 64 bytes back.
-pub fn socket_round_trip(lab: &Lab, server_spins: bool, client_spins: bool) -> Result<f64> {
-    let (client, server) = UnixStream::pair().context("make a pair of sockets")?;
+/// What it takes that a message goes to a server and its answer comes back.
+#[derive(Clone, Copy, Debug)]
+pub struct RoundTrips {
+    /// Microseconds for one.
+    pub us: f64,
+    /// How many there were.
+    pub rounds: f64,
+    /// How often the client's processor halted for one.
+    pub halts: f64,
+    /// How often the server was put on its processor for one: 1 if it sleeps between messages, and
+    /// hardly ever if it polls.
+    pub wakes: f64,
+}
+
+impl RoundTrips {
+    /// Measures a client for the length of a window, on the processor that is the client's
+    /// everywhere, where it is now. The server's part is left at 0.
+    pub fn of(lab: &Lab, mut exchange: impl FnMut() -> Result<()>) -> Result<Self> {
+        let before = halts(CPUS[0]);
+        let (start, mut rounds) = (Instant::now(), 0.0);
+        while start.elapsed() < lab.window() {
+            exchange()?;
+            rounds += 1.0;
+        }
+        let us = start.elapsed().as_secs_f64() * 1e6 / rounds;
+        Ok(Self { us, rounds, halts: (halts(CPUS[0]) - before) / rounds, wakes: 0.0 })
+    }
+}
+
+/// What a bare server does with the time between messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// It sleeps.
+    Sleeps,
+    /// It polls, and does this for so long before it answers.
+    Polls(Duration),
+}
+
+impl Server {
+    /// It polls, and answers at once.
+    pub const POLLS: Self = Self::Polls(Duration::ZERO);
+}
+
+/// 64 bytes there and 64 bytes back.
+pub fn socket_round_trip(lab: &Lab, server: Server, client_spins: bool) -> Result<RoundTrips> {
+    let (client, served) = UnixStream::pair().context("make a pair of sockets")?;
     client.set_nonblocking(client_spins)?;
-    server.set_nonblocking(server_spins)?;
-    let (time, served) = on_both(
-        move || -> Result<f64> {
-            let mut client = client;
-            let mut message = [0; 64];
-            let (start, mut rounds) = (Instant::now(), 0u32);
-            while start.elapsed() < lab.window() {
+    served.set_nonblocking(server != Server::Sleeps)?;
+    let (trips, wakes) = on_both(
+        move || {
+            let (mut client, mut message) = (client, [0; 64]);
+            RoundTrips::of(lab, || {
                 client.write_all(&message)?;
                 receive(&mut client, &mut message)?;
-                rounds += 1;
-            }
-            Ok(start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds))
+                Ok(())
+            })
         },
-        move || -> Result<()> {
-            let mut server = server;
-            let mut message = [0; 64];
-            while receive(&mut server, &mut message)? {
-                server.write_all(&message)?;
+        move || -> Result<f64> {
+            let (mut socket, mut message) = (served, [0; 64]);
+            let work = if let Server::Polls(work) = server { work } else { Duration::ZERO };
+            let before = Usage::of_this_thread()?;
+            while receive(&mut socket, &mut message)? {
+                if work > Duration::ZERO {
+                    let work = Window::start(work, lab.cycles_per_ns);
+                    while work.is_open() {}
+                }
+                socket.write_all(&message)?;
             }
-            Ok(())
+            Ok(Usage::of_this_thread()?.since(before).wakes as f64)
         },
     )?;
-    served?;
-    time
+    let trips = trips?;
+    Ok(RoundTrips { wakes: wakes? / trips.rounds, ..trips })
 }
 
 /// Reads a whole message, polling if the socket does not block; false at the end.

@@ -1,6 +1,7 @@
 //! The measurements. One file per group; a new group is a file and a line in [`GROUPS`].
 
 mod block;
+mod boot;
 mod busy;
 mod cosim;
 mod growth;
@@ -61,6 +62,11 @@ pub const GROUPS: &[Group] = &[
         name: "block",
         about: "The built-in disk as a daemon, against qemu-storage-daemon.",
         run: block::run,
+    },
+    Group {
+        name: "boot",
+        about: "Accesses to a virtio device's registers while a Linux guest boots.",
+        run: boot::run,
     },
     Group {
         name: "guest",

@@ -3,20 +3,22 @@
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use driver::{GuestMemory, PciDevice};
+use e2e::Daemon;
 
-use super::limits::socket_round_trip;
-use crate::contest::{self, Cores, Entrant};
+use super::limits::{RoundTrips, Server, socket_round_trip};
+use crate::contest::{self, Cores, Entrant, Outcome};
 use crate::disk::{Load, Waiting};
+use crate::halts::InUse;
 use crate::lab::Lab;
 use crate::placement::{CPUS, Label};
 use crate::programs::{self, Usage};
 use crate::raw::RegisterReader;
 use crate::report::{Bound, Measure, Report, Target};
-use crate::threads::on_one;
+use crate::threads::{Cpu, on_one};
 
 /// Runs all measurements of this group.
 pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
@@ -24,43 +26,91 @@ pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
     doorbells(report)
 }
 
+/// Where clients and servers are, as in [`socket_round_trip`].
+const CLIENT: Cpu = CPUS[0];
+const SERVER: Cpu = CPUS[1];
+
+/// Work of a bare server between a message and its answer. By no more than this a processor that
+/// waits for the answer may halt just before it comes, or not.
+const A_LITTLE: Duration = Duration::from_nanos(300);
+
 /// A viaduct that sleeps between accesses, and one that polls for a while.
 fn reads(lab: &Lab, report: &mut Report) -> Result<()> {
     let place = programs::lab()?;
-    let (sleeping, polling) = (place.path("sleeping"), place.path("polling"));
-    let both = place.path("both");
-    let start = |name: &str, socket: &Path, spin: u32| {
+    let start = |name: &str, spin: u32| {
+        let socket = place.path(name);
         let end = format!("vfio-user:{},spin={spin}", socket.display());
         let arguments = ["bridge".to_owned(), end, "blk:null=1M".to_owned()];
-        let program = programs::viaduct(&place, name, &arguments, socket)?;
-        programs::own(&program, CPUS[0])?;
-        anyhow::Ok(program)
+        let program = programs::viaduct(&place, &format!("{name}-end"), &arguments, &socket)?;
+        programs::own(&program, SERVER)?;
+        let (region, offset) = status_register(&socket)?;
+        let reader = RegisterReader::connect(&socket, region, offset, 1)?;
+        anyhow::Ok(Read { lab, program, reader })
     };
-    let _programs = [start("a", &sleeping, 0)?, start("b", &polling, 50)?, start("c", &both, 50)?];
-    let (region, offset) = status_register(&sleeping)?;
-    let reader = |socket| RegisterReader::connect(socket, region, offset, 1);
-    let (mut to_sleeping, mut to_polling) = (reader(&sleeping)?, reader(&polling)?);
-    let mut both_poll = reader(&both)?;
-    both_poll.set_polling(true)?;
-    let entrants = vec![
-        Entrant::new("read, server sleeps", || Ok(vec![timed(lab, &mut to_sleeping)?])),
-        Entrant::new("read, server polls", || Ok(vec![timed(lab, &mut to_polling)?])),
-        Entrant::new("read, both poll", || Ok(vec![timed(lab, &mut both_poll)?])),
-        Entrant::new("64 bytes, both block", || Ok(vec![socket_round_trip(lab, false, false)?])),
-        Entrant::new("64 bytes, server polls", || Ok(vec![socket_round_trip(lab, true, false)?])),
-        Entrant::new("64 bytes, both poll", || Ok(vec![socket_round_trip(lab, true, true)?])),
-    ];
-    let outcome = contest::run(lab, Cores::Two, 7, entrants)?;
-    let measure = Measure { name: "us there and back", digits: 2 };
-    report.table("a register read over vfio-user, and a bare UNIX socket", &outcome, &[measure]);
-    for label in outcome.labels() {
-        let bound = Bound::AtMost;
-        let blocking = Target { row: "16", label, bound, floor: 1.25, aim: 1.10 };
-        report.ratio(&outcome, 0, (0, 3), blocking);
-        let spinning = Target { row: "17", label, bound, floor: 1.3, aim: 1.15 };
-        report.ratio(&outcome, 0, (1, 4), spinning);
+    let mut reads = [start("sleeping", 0)?, start("polling", 50)?, start("both", 50)?];
+    reads[2].reader.set_polling(true)?;
+
+    for in_use in [false, true] {
+        let (title, guard) = match in_use {
+            false => ("a register read over vfio-user, and a bare UNIX socket", None),
+            true => ("the same, client's processor in use", Some(InUse::start(CLIENT)?)),
+        };
+        let outcome = against_sockets(lab, &mut reads, if in_use { ", in use" } else { "" })?;
+        drop(guard);
+        report.table(title, &outcome, &MEASURES);
+        for label in outcome.labels() {
+            let bound = Bound::AtMost;
+            let blocking = Target { row: "16", label, bound, floor: 1.25, aim: 1.10 };
+            report.ratio(&outcome, 0, (0, 1), blocking);
+            let spinning = Target { row: "17", label, bound, floor: 1.3, aim: 1.15 };
+            report.ratio(&outcome, 0, (2, 3), spinning);
+        }
     }
     Ok(())
+}
+
+const MEASURES: [Measure; 3] = [
+    Measure { name: "us there and back", digits: 2 },
+    Measure { name: "halts of the client's processor", digits: 2 },
+    Measure { name: "wake-ups of the server", digits: 3 },
+];
+
+fn against_sockets(lab: &Lab, reads: &mut [Read<'_>; 3], more: &str) -> Result<Outcome> {
+    let of = |trips: RoundTrips| Ok(vec![trips.us, trips.halts, trips.wakes]);
+    let bare = |server, client_spins| move || of(socket_round_trip(lab, server, client_spins)?);
+    let [sleeping, polling, both] = reads;
+    // Each beside the one that it is held against: how soon a processor that has nothing to do
+    // halts, and how fast it comes back, changes from second to second.
+    let entrants = vec![
+        Entrant::new(format!("read, server sleeps{more}"), || of(sleeping.window()?)),
+        Entrant::new(format!("64 bytes, both block{more}"), bare(Server::Sleeps, false)),
+        Entrant::new(format!("read, server polls{more}"), || of(polling.window()?)),
+        Entrant::new(format!("64 bytes, server polls{more}"), bare(Server::POLLS, false)),
+        Entrant::new(
+            format!("64 bytes, and works 0.3 us{more}"),
+            bare(Server::Polls(A_LITTLE), false),
+        ),
+        Entrant::new(format!("read, both poll{more}"), || of(both.window()?)),
+        Entrant::new(format!("64 bytes, both poll{more}"), bare(Server::POLLS, true)),
+    ];
+    contest::run(lab, Cores::Two, 7, entrants)
+}
+
+/// A client of a viaduct.
+struct Read<'l> {
+    lab: &'l Lab,
+    program: Daemon,
+    reader: RegisterReader,
+}
+
+impl Read<'_> {
+    /// Reads the register for the length of a window.
+    fn window(&mut self) -> Result<RoundTrips> {
+        let before = Usage::of(self.program.id())?;
+        let trips = on_one(CLIENT, || RoundTrips::of(self.lab, || self.reader.exchange()))??;
+        let wakes = Usage::of(self.program.id())?.since(before).wakes as f64 / trips.rounds;
+        Ok(RoundTrips { wakes, ..trips })
+    }
 }
 
 /// Where a register is that may be read freely.
@@ -68,18 +118,6 @@ fn status_register(socket: &Path) -> Result<(u32, u64)> {
     let memory = GuestMemory::new(1 << 20)?;
     let connection = sys::connect_unix(socket).context("connect to a vfio-user socket")?;
     Ok(PciDevice::new(connection, &memory, true)?.status_register())
-}
-
-/// Microseconds per read in a window.
-fn timed(lab: &Lab, reader: &mut RegisterReader) -> Result<f64> {
-    on_one(CPUS[1], || {
-        let (start, mut reads) = (Instant::now(), 0u32);
-        while start.elapsed() < lab.window() {
-            reader.exchange()?;
-            reads += 1;
-        }
-        Ok(start.elapsed().as_secs_f64() * 1e6 / f64::from(reads))
-    })?
 }
 
 /// Row 18: messages per kick, where the client asks for the doorbells' events and where, as QEMU,

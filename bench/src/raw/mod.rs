@@ -2,12 +2,14 @@
 //! trusted. The least that a ring can cost in safe Rust, which is what the library is held against,
 //! and the other side of its measurements.
 
+mod accesses;
 mod naive;
 mod packed;
 mod relay;
 mod split;
 mod vfio_user;
 
+pub use accesses::{Access, AccessCounter, Counts, Offer};
 pub use naive::NaiveDisk;
 pub use relay::RawRelay;
 pub use vfio_user::RegisterReader;
