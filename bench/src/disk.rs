@@ -29,6 +29,8 @@ pub struct Done {
     pub seconds: f64,
     /// Doorbells that the device asked for.
     pub kicks: u64,
+    /// Interrupts that the driver slept for.
+    pub interrupts: u64,
 }
 
 impl Done {
@@ -94,7 +96,7 @@ impl Load {
         waiting: Waiting,
         go_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Done> {
-        let (before, _) = self.disk.notifications();
+        let (kicks, interrupts) = self.disk.notifications();
         let (start, mut requests, mut started) = (Instant::now(), 0, 0);
         self.slots.clear();
         self.slots.extend(0..depth);
@@ -120,9 +122,11 @@ impl Load {
                 std::hint::spin_loop();
             }
         }
-        let (after, _) = self.disk.notifications();
+        let seconds = start.elapsed().as_secs_f64();
+        let after = self.disk.notifications();
         ensure!(requests > 0, "no request came back");
-        Ok(Done { requests, seconds: start.elapsed().as_secs_f64(), kicks: after - before })
+        let (kicks, interrupts) = (after.0 - kicks, after.1 - interrupts);
+        Ok(Done { requests, seconds, kicks, interrupts })
     }
 
     /// A place by Marsaglia's xorshift.

@@ -24,11 +24,13 @@ const FILE: usize = 256 << 20;
 /// What our `null=` is too: writes are forgotten, reads bring zeros.
 const ZEROS: &str = "driver=null-co,size=1073741824,read-zeroes=on";
 
-const MEASURES: [Measure; 4] = [
+const MEASURES: [Measure; 6] = [
     Measure { name: "thousand/s", digits: 1 },
     Measure { name: "us each", digits: 2 },
     Measure { name: "daemon's us/request", digits: 3 },
     Measure { name: "daemon's wake-ups/request", digits: 4 },
+    Measure { name: "doorbells/request", digits: 4 },
+    Measure { name: "interrupts/request", digits: 4 },
 ];
 
 /// A daemon and its driver.
@@ -134,6 +136,8 @@ fn compare(
                     done.latency_us(depth),
                     used.cpu_ns as f64 / 1e3 / requests,
                     used.wakes as f64 / requests,
+                    done.kicks as f64 / requests,
+                    done.interrupts as f64 / requests,
                 ])
             })
         });
