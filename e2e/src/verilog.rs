@@ -1,7 +1,7 @@
 //! PCIe devices written in Verilog, in a guest: built by the root's Verilator.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
@@ -49,7 +49,13 @@ pub fn cases(all: bool) -> Vec<Case> {
         rows.push(("guest 6.12, dma engine in verilog by packets, by messages", tlp_unshared));
         rows.push(("guest 6.12, dma engine in verilog by descriptors, 8 bits, slow", streams_slow));
     }
-    rows.into_iter().map(|(name, body)| Case::new(name, LIMIT, body)).collect()
+    let mut cases: Vec<Case> =
+        rows.into_iter().map(|(name, body)| Case::new(name, LIMIT, body)).collect();
+    if all {
+        let name = "guest 6.12, dma engine in verilog, edited and killed sixty times under load";
+        cases.push(Case::new(name, 10 * LIMIT, edited_under_load));
+    }
+    cases
 }
 
 /// `viaduct cosim` with a design.
@@ -77,6 +83,18 @@ impl Card {
 
     fn plug<'l>(&self, plan: Plan<'l>) -> Plan<'l> {
         cards::plug(plan, &self.socket)
+    }
+
+    fn kill_simulation(&self) -> Result<()> {
+        let mut all = Vec::new();
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.viaduct.id()))? {
+            let list = std::fs::read_to_string(task?.path().join("children"));
+            all.extend(list.unwrap_or_default().split_whitespace().map(str::to_owned));
+        }
+        // Compilers are its children too.
+        let name = |pid: &String| std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        let found = all.iter().find(|pid| name(pid).is_ok_and(|name| name.trim() == "model"));
+        found.map_or(Ok(()), |pid| cards::signal(pid.parse()?, "KILL"))
     }
 
     /// Everything is as it should be at the end.
@@ -258,6 +276,72 @@ fn locked(lab: &Lab) -> Result<()> {
     ensure!(waves[0].len() > 2000, "the waveform is empty");
     ensure!(waves[0] == waves[1], "the same accesses gave two waveforms");
     Ok(())
+}
+
+/// Edits, mistakes and ends of the simulation under load: no byte is wrong, the machine lives, and
+/// what is served after an edit is what was written last.
+fn edited_under_load(lab: &Lab) -> Result<()> {
+    const COUNT: &str = "10:               s_axil_rdata <= count;";
+    ensure!(DMA.contains(COUNT), "the design has no such line");
+    let edit = |text: &str| lab.write("dma.sv", DMA.replace(COUNT, text).as_bytes());
+    let mut card = Card::start(lab, "dma", DMA, &["--watch", "-G", "WIDTH=64"])?;
+    let plan = plan(lab)?.own_program(&cards::driver(lab, "poke", cards::POKE)?)?;
+    let mut guest = card.plug(plan).boot()?;
+    guest.shell.run(
+        "(dma faults 1000000 >/tmp/load.log 2>&1; echo $? >/tmp/load.status) </dev/null &
+         sleep 1; test ! -e /tmp/load.status",
+    )?;
+    let times = |viaduct: &Daemon, what: &str| viaduct.printed().matches(what).count();
+    let version = |round: usize| format!("{:#x}", round + 1);
+    for round in 0..60 {
+        let (built, replaced) = (round + 1, times(&card.viaduct, "the model is replaced"));
+        if round % 5 == 2 {
+            let before = times(&card.viaduct, "the old simulation goes on");
+            edit("a mistake")?;
+            let is_told = |viaduct: &Daemon| times(viaduct, "the old simulation goes on") > before;
+            card.viaduct.until("find the mistake", lab.deadline(), is_told)?;
+        }
+        edit(&format!("{COUNT}\n                11: s_axil_rdata <= {};", round + 1))?;
+        if round % 3 == 1 {
+            // While the new one is being built.
+            card.kill_simulation()?;
+        }
+        let is_replaced = |viaduct: &Daemon| times(viaduct, "the model is replaced") > replaced;
+        card.viaduct.until("replace the simulation", lab.deadline(), is_replaced)?;
+        let end = Instant::now() + Duration::from_secs(30);
+        while guest.shell.run("poke 1234:0da7 r 0x2c")?.trim() != version(round) {
+            ensure!(Instant::now() < end, "version {round} is not served");
+        }
+        ensure!(times(&card.viaduct, "built anew") >= built, "it was not built anew");
+        guest.qemu.is_alive()?;
+        guest.shell.run("test ! -e /tmp/load.status || { cat /tmp/load.log; exit 1; }")?;
+    }
+    let took = replacements(&card.viaduct.printed());
+    ensure!(took.len() == 60, "{} replacements were seen to end", took.len());
+    println!("a new simulation was back in {:?}, {:?} at most", took[30], took[59]);
+    ensure!(took[30] < Duration::from_millis(200), "back in service after {took:?}");
+    card.viaduct.is_alive()
+}
+
+/// How long each replacement took, by the times in the log; the shortest first.
+fn replacements(log: &str) -> Vec<Duration> {
+    let seconds = |line: &str| -> Option<f64> {
+        let mut words = line.get(11..26)?.split(':').map(str::parse::<f64>);
+        Some((words.next()?.ok()? * 60.0 + words.next()?.ok()?) * 60.0 + words.next()?.ok()?)
+    };
+    let (mut took, mut began) = (Vec::new(), None);
+    for line in log.lines() {
+        if line.contains("the model is replaced") {
+            began = seconds(line);
+        } else if line.contains("is here")
+            && let (Some(from), Some(to)) = (began.take(), seconds(line))
+        {
+            // Midnight may be between them.
+            took.push(Duration::from_secs_f64((to - from).rem_euclid(86400.0)));
+        }
+    }
+    took.sort_unstable();
+    took
 }
 
 /// A source is edited, wrongly edited, and edited again while a guest uses the card.
