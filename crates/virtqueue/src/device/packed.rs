@@ -1,4 +1,5 @@
 mod burst;
+mod cursor;
 
 use mem::ring::PackedDescriptor;
 use mem::sync::{AtomicU32, Ordering};
@@ -12,6 +13,7 @@ use crate::event::packed_crossed;
 use crate::event::packed_word::{self, Wish};
 use crate::inflight::{LogMemory, LoggedDescriptor, PackedLog, crash_point};
 use crate::{Chain, ChainId, PackedPoint, QueueError, QueuePosition, QueueSpec, Segment};
+use cursor::Cursor;
 
 /// The shared memory of a packed virtqueue, the same for both sides (VIRTIO 1.4, 2.8).
 #[derive(Debug)]
@@ -50,56 +52,6 @@ pub(crate) const fn used_bits(wrap: bool) -> u16 {
 #[inline]
 pub(crate) const fn has_bits(flags: u16, bits: u16) -> bool {
     flags & (flag::AVAIL | flag::USED) == bits
-}
-
-/// A [`PackedPoint`] with the AVAIL and USED bits of descriptors there in place of its wrap
-/// counter: with each lap both are inverted, whichever state they stand for.
-#[derive(Clone, Copy, Debug)]
-struct Cursor {
-    index: u16,
-    bits: u16,
-}
-
-impl Cursor {
-    fn available(point: PackedPoint) -> Self {
-        Self { index: point.index, bits: available_bits(point.wrap) }
-    }
-
-    fn used(point: PackedPoint) -> Self {
-        Self { index: point.index, bits: used_bits(point.wrap) }
-    }
-
-    fn point(self) -> PackedPoint {
-        // In both states AVAIL is the wrap counter.
-        PackedPoint { index: self.index, wrap: self.bits & flag::AVAIL != 0 }
-    }
-
-    /// Goes `by` descriptors on, at most `size`, in a ring of `size`.
-    #[inline]
-    fn advance(&mut self, by: u16, size: u16) {
-        // Sizes and indices are at most 32768, so the sum fits.
-        self.index += by;
-        if self.index >= size {
-            self.next_lap(size);
-        }
-    }
-
-    /// Once in a lap; to choose without a branch would cost every chain more.
-    #[cold]
-    fn next_lap(&mut self, size: u16) {
-        self.index -= size;
-        self.bits ^= flag::AVAIL | flag::USED;
-    }
-
-    /// Goes `by` descriptors back.
-    #[inline]
-    fn retreat(&mut self, by: u16, size: u16) {
-        if self.index < by {
-            self.index += size;
-            self.bits ^= flag::AVAIL | flag::USED;
-        }
-        self.index -= by;
-    }
 }
 
 /// The device's side of a packed virtqueue.
