@@ -6,7 +6,7 @@ use std::thread::{Builder, JoinHandle};
 use crate::EventFd;
 
 /// Runs `work` in a thread that has none of this process's descriptors beyond the three standard
-/// ones and `done`, which is signalled at the end. For calls in which the kernel may keep the thread
+/// ones and `done`, which is signalled at the end. For calls in which the kernel may keep a thread
 /// even when the process is killed: what the process has open is closed then all the same, and
 /// the next process can open it.
 ///
@@ -38,7 +38,7 @@ fn leave_descriptors(keep: &EventFd) -> io::Result<()> {
 }
 
 fn close_range(first: u32, last: u32, flags: u32) -> io::Result<()> {
-    // SAFETY: the callers close in a table that is this thread's alone, or becomes it with this very
+    // SAFETY: callers close in a table that is this thread's alone, or becomes it with this very
     // call, and this thread uses none of these descriptors: `spawn_apart` asks for it.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -85,7 +85,7 @@ impl Refuser {
         for (index, queue) in &mut self.queues {
             let before = failed;
             for _ in 0..queue.size() {
-                // Who has served it may have spoilt the indirect tables, which lie among the buffers.
+                // Who served it may have spoilt the indirect tables, which lie among the buffers.
                 // The request goes back all the same: nothing written is a failure to a file
                 // system, and a disk's driver finds what that device has left as the status.
                 let readable = queue.take(&mut self.buffers, &mut self.chain);
