@@ -87,7 +87,7 @@ pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Runs `fio` for `seconds` and counts what that takes: of the device in slot `slot`, of the viaduct
+/// Runs `fio` for `seconds` and counts what that takes: of the device in `slot`, of the viaduct
 /// behind it, and of QEMU.
 fn window(
     guest: &mut Guest,
