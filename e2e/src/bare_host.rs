@@ -77,6 +77,9 @@ pub fn cases(all: bool) -> Vec<Case> {
 /// The rows of the long run only.
 fn seldom() -> Vec<Case> {
     let mut cases = Vec::new();
+    let probe = include_str!("../../guest/vduse-probe.sh");
+    let name = "bare host 6.12, viaduct killed while the driver finds its device";
+    cases.push(Case::new(name, LIMIT, move |lab| serving(lab, "6.12", probe, &[])));
     for kernel in ["6.12", "7.2"] {
         let name = format!("bare host {kernel}, the vdpa device end on a vduse device, all modes");
         let modes = "pass translate copy";

@@ -2,11 +2,12 @@
 //! linux/genetlink.h, linux/netlink.h). All layouts are native-endian.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::netlink::{GENERIC, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::process::WaitOptions;
 
 /// `VDPA_GENL_NAME` and the management device of all VDUSE devices.
 const FAMILY: &str = "vdpa";
@@ -67,14 +68,21 @@ impl VdpaBus {
         Ok(bus)
     }
 
-    /// Puts the VDUSE device `name` on the bus, where a driver takes it.
+    /// Puts the VDUSE device `name` on the bus, where a driver takes it. If this process is killed
+    /// meanwhile that goes on: a driver that was stopped on its way would wait for ever.
     ///
     /// # Errors
     /// `EPERM` without CAP_NET_ADMIN, `EINVAL` if a queue was not set up, `EEXIST` if a device of
     /// that name is on the bus.
     pub fn attach(&mut self, name: &str) -> io::Result<()> {
         let attributes = [(DEV_NAME, name), (MGMTDEV_DEV_NAME, MANAGER)];
-        self.ask(DEV_NEW, &attributes).map(drop)
+        let request = self.request(DEV_NEW, &attributes);
+        let child = crate::apart::send_apart(self.socket.as_fd(), &request)?;
+        let wait = || rustix::process::waitpid(Some(child), WaitOptions::empty());
+        match rustix::io::retry_on_intr(wait)? {
+            Some((_, status)) if status.exit_status() == Some(0) => self.answer().map(drop),
+            _ => Err(io::Error::other("the request was not sent")),
+        }
     }
 
     /// Takes the device `name` off the bus, and so away from its driver.
@@ -87,9 +95,19 @@ impl VdpaBus {
 
     /// Sends a command and reads up to its acknowledgement; the attributes of what came before.
     fn ask(&mut self, command: u8, attributes: &[(u16, &str)]) -> io::Result<Vec<u8>> {
-        self.sequence += 1;
-        let request = encode(self.family, command, self.sequence, attributes);
+        let request = self.request(command, attributes);
         rustix::net::send(&self.socket, &request, SendFlags::empty())?;
+        self.answer()
+    }
+
+    /// The next request.
+    fn request(&mut self, command: u8, attributes: &[(u16, &str)]) -> Vec<u8> {
+        self.sequence += 1;
+        encode(self.family, command, self.sequence, attributes)
+    }
+
+    /// Reads up to the acknowledgement of the last request; the attributes of what came before.
+    fn answer(&mut self) -> io::Result<Vec<u8>> {
         let mut datagram = vec![0; MAX_DATAGRAM];
         let mut told = Vec::new();
         for _ in 0..MAX_DATAGRAMS {

@@ -49,6 +49,8 @@ const NET_CONTROL: Features =
 /// A device that exists and is not on the bus yet, or that another process has left there.
 pub(super) struct Made {
     pub node: VduseDevice,
+    /// Another process has put it there, or is about to.
+    pub resumed: bool,
     /// What it was made as, and how far its driver is.
     pub record: Record,
     /// Where that is written down.
@@ -186,7 +188,7 @@ fn finish(settings: &Settings, config: &VduseConfig, sizes: &[u16]) -> Result<Ma
             format!("writing {} (state=PATH chooses another, state=off none)", path.display());
         State::create(path, name, record.clone()).map_err(EndError::system(attempt))
     });
-    Ok(Made { node, record, state: state.transpose()? })
+    Ok(Made { node, resumed: false, record, state: state.transpose()? })
 }
 
 /// The device as an earlier process has left it, if we know enough to go on with it.
@@ -197,7 +199,8 @@ fn resume(
 ) -> Result<Option<Made>, EndError> {
     let name = &settings.name;
     let state = settings.state.as_ref().and_then(|path| State::read(path, name));
-    let Some(state) = state.filter(|state| state.record.attached && sysfs::is_on_bus(name)) else {
+    // If it was killed while the bus had it attached, that goes on, and waits for us.
+    let Some(state) = state.filter(|_| sysfs::is_on_bus(name)) else {
         return Ok(None);
     };
     let node = open_node(name)?;
@@ -211,7 +214,9 @@ fn resume(
     };
     let against = accepted.map(|accepted| against_resuming(&state.record, config, sizes, accepted));
     match against {
-        Ok(None) => Ok(Some(Made { node, record: state.record.clone(), state: Some(state) })),
+        Ok(None) => {
+            Ok(Some(Made { node, resumed: true, record: state.record.clone(), state: Some(state) }))
+        }
         _ if settings.replace => Ok(None),
         Ok(Some(why)) => Err(EndError::Driver(format!(
             "{name} can't be resumed: {why}; replace=on removes it, and requests that wait there \
@@ -286,8 +291,6 @@ fn clear(
                 tracing::info!("{name}: removed what an earlier process had left");
                 return Ok(());
             }
-            // The call of a process that was killed meanwhile has put it there.
-            Err(_) if sysfs::is_on_bus(name) => {}
             Err(error) => {
                 return Err(EndError::Driver(format!(
                     "{name} exists and can't be removed, another process has it, or choose another \
@@ -299,9 +302,7 @@ fn clear(
     // Opening shows whether anybody serves it.
     let node = open_node(name)?;
     let state = settings.state.as_ref().and_then(|path| State::read(path, name));
-    // Killed before any driver could have it, there is nothing that waits.
-    let is_unused = state.as_ref().is_some_and(|state| !state.record.attached);
-    if !settings.replace && !is_unused {
+    if !settings.replace {
         return Err(EndError::Driver(format!(
             "{name} is on the vDPA bus, nobody serves it, and how far it was is not known: \
              replace=on removes it first, and requests that wait there fail"

@@ -64,6 +64,8 @@ pub(super) struct Server {
     epoll: Epoll,
     timer: Timer,
     phase: Phase,
+    /// Another process has made it, and maybe had it attached.
+    resumed: bool,
     bus: Option<Pending>,
     /// As the kernel has it, or is about to.
     status: Status,
@@ -90,7 +92,7 @@ impl Server {
         stop: Stop,
         attached: Attached,
     ) -> Result<Self, EndError> {
-        let Made { node, record, state } = made;
+        let Made { node, resumed, record, state } = made;
         let name = &settings.name;
         let phase = if record.attached { Phase::Attached } else { Phase::Attaching };
         let system = || EndError::system(format!("serving {name}"));
@@ -119,6 +121,7 @@ impl Server {
             epoll,
             timer,
             phase,
+            resumed,
             bus: None,
             status: record.status,
             memory: None,
@@ -135,9 +138,11 @@ impl Server {
         if !sysfs::has_virtio_vdpa() {
             tracing::warn!("no driver will take {}: modprobe virtio_vdpa", self.name);
         }
-        match self.phase {
-            Phase::Attached => self.resume()?,
-            _ => self.call_bus(Call::Attach)?,
+        if self.resumed {
+            self.resume()?;
+        }
+        if self.phase == Phase::Attaching {
+            self.call_bus(Call::Attach)?;
         }
         let mut ready = Vec::new();
         let mut ending = None;
@@ -164,7 +169,9 @@ impl Server {
 
     /// Goes on where another process was killed.
     fn resume(&mut self) -> Result<(), EndError> {
-        self.announce(", resumed");
+        if self.phase == Phase::Attached {
+            self.announce(", resumed");
+        }
         if self.status.has(Status::DRIVER_OK) {
             self.start(true)?;
         }
@@ -230,15 +237,20 @@ impl Server {
         let Some(result) = self.bus.as_ref().and_then(Pending::result) else { return };
         let Some(pending) = self.bus.take() else { return };
         self.epoll.remove(&pending);
+        let has_attached = match &result {
+            Ok(()) => true,
+            // The call of the process that was killed is over.
+            Err(error) => self.resumed && error.kind() == std::io::ErrorKind::AlreadyExists,
+        };
         match (pending.call, result) {
-            (Call::Attach, Ok(())) => {
+            (Call::Attach, Err(error)) if !has_attached => {
+                self.phase = Phase::Off;
+                self.fail(EndError::Driver(bus::explain(Call::Attach, &self.name, &error)));
+            }
+            (Call::Attach, _) => {
                 self.phase = Phase::Attached;
                 self.note(|record| record.attached = true);
                 self.announce("");
-            }
-            (Call::Attach, Err(error)) => {
-                self.phase = Phase::Off;
-                self.fail(EndError::Driver(bus::explain(Call::Attach, &self.name, &error)));
             }
             (Call::Detach, result) => {
                 self.phase = Phase::Off;
