@@ -107,7 +107,12 @@ impl Memory {
 /// Keeps a program on processor `cpu`, before every ordinary thread there, as the measured threads
 /// of this program are in their windows. A program that polls without end must not get this.
 pub fn own(program: &Daemon, cpu: Cpu) -> Result<()> {
-    let id = program.id().to_string();
+    own_process(program.id(), cpu)
+}
+
+/// As [`own`], for a process that another program has started.
+pub fn own_process(id: u32, cpu: Cpu) -> Result<()> {
+    let id = id.to_string();
     let pinned = quietly("taskset", &["-a", "-c", "-p", &cpu.0.to_string(), &id])?;
     ensure!(pinned, "can't keep a program on processor {}", cpu.0);
     // Not a failure: without the right to do that the figures are noisier.

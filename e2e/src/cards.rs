@@ -87,7 +87,7 @@ impl Model {
 }
 
 /// Something of ours that cargo has built beside the program under test.
-pub(crate) fn built(lab: &Lab, name: &str) -> Result<PathBuf> {
+pub fn built(lab: &Lab, name: &str) -> Result<PathBuf> {
     let path = lab.viaduct_path()?.with_file_name(name);
     ensure!(path.exists(), "no {}: cargo build --release --workspace", path.display());
     Ok(path)
@@ -107,7 +107,7 @@ pub(crate) fn compile(lab: &Lab, name: &str, source: &str) -> Result<PathBuf> {
 }
 
 /// A program that runs inside the guest, built by the root's compiler.
-pub(crate) fn driver(lab: &Lab, name: &str, source: &str) -> Result<PathBuf> {
+pub fn driver(lab: &Lab, name: &str, source: &str) -> Result<PathBuf> {
     let source = lab.write(&format!("guest-{name}.c"), source.as_bytes())?;
     let program = lab.path(name);
     let mut gcc = lab.program("gcc")?;
@@ -389,7 +389,7 @@ fn attached(viaduct: &Daemon) -> usize {
 }
 
 /// The only child of a process.
-pub(crate) fn child_of(pid: u32) -> Result<u32> {
+pub fn child_of(pid: u32) -> Result<u32> {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         let found = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;

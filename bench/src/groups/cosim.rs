@@ -1,4 +1,4 @@
-//! Cards in Verilog: how many cycles a second of a processor simulates, what an access and a copy
+//! Cards in Verilog and VHDL: how many cycles a second of a processor simulates, what an access and a copy
 //! cost, how long an edit takes.
 
 use std::path::PathBuf;
@@ -16,10 +16,14 @@ use crate::report::{Bound, Report, Target};
 
 /// The DMA engine; 256 bits wide.
 const DMA: &str = include_str!("../../../examples/dma/verilog/dma.sv");
+/// The same in VHDL, by way of synthesis.
+const VHDL: &str = include_str!("../../../examples/dma/vhdl/dma.vhd");
 /// Bytes of a copy, the most that the engine takes.
 const COPY: usize = 1 << 20;
 /// A clock that no simulation keeps up with: it never sleeps.
 const FLAT_OUT: &[&str] = &["--clock", "paced:1000M"];
+/// The way that makes a language's files quick.
+const BY_SYNTHESIS: &[&str] = &["--sim", "ghdl-synth", "--clock", "paced:1000M"];
 
 /// Runs all measurements of this group.
 pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
@@ -36,6 +40,15 @@ pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
     let (copied, _, seconds) = copies(&place, "free", &[], work)?;
     let rate = copied as f64 / seconds / 1e6;
     value(report, "MB copied a second of processor", rate, (250.0, 300.0), false);
+    let (cycles, seconds) = Card::start(&place, "vhdl-idle", BY_SYNTHESIS)?.after(|_| {
+        std::thread::sleep(work);
+        Ok(())
+    })?;
+    let rate = cycles / seconds / 1e6;
+    value(report, "Mcycles in VHDL by synthesis, idle", rate, (4.0, 6.0), false);
+    let (_, cycles, seconds) = copies(&place, "vhdl-busy", BY_SYNTHESIS, work)?;
+    let rate = cycles / seconds / 1e6;
+    value(report, "Mcycles in VHDL by synthesis, copying", rate, (4.0, 6.0), false);
     let accesses = 20_000;
     let locked = Card::start(&place, "locked", &["--clock", "locked:1"])?;
     let (cycles, _) = locked.after(|card| {
@@ -96,7 +109,9 @@ struct Card {
 
 impl Card {
     fn start(place: &e2e::Lab, name: &str, options: &[&str]) -> Result<Self> {
-        let source = place.write(&format!("{name}.sv"), DMA.as_bytes())?;
+        let (ending, text) =
+            if options.contains(&"ghdl-synth") { ("vhd", VHDL) } else { ("sv", DMA) };
+        let source = place.write(&format!("{name}.{ending}"), text.as_bytes())?;
         let socket: PathBuf = place.path(name);
         let mut command = place.viaduct_in_root()?;
         command.args(["cosim", "--top", "dma", "--socket"]).arg(&socket);

@@ -11,6 +11,7 @@ mod limits;
 mod loopback;
 mod net;
 mod pass;
+mod port;
 mod registers;
 mod remote;
 mod ring;
@@ -87,6 +88,11 @@ pub const GROUPS: &[Group] = &[
         name: "busy",
         about: "System calls and allocations of a request while there is always another one.",
         run: busy::run,
+    },
+    Group {
+        name: "port",
+        about: "A device in a process of its own behind a port, against the same device served by one.",
+        run: port::run,
     },
     Group {
         name: "cosim",

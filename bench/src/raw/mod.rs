@@ -12,7 +12,7 @@ mod vfio_user;
 pub use accesses::{Access, AccessCounter, Counts, Offer};
 pub use naive::NaiveDisk;
 pub use relay::RawRelay;
-pub use vfio_user::RegisterReader;
+pub use vfio_user::{Poster, RegisterReader};
 
 use anyhow::Result;
 use mem::MemoryMap;

@@ -5,11 +5,38 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use wire::vfio_user::{Capabilities, Request, Version};
+use wire::vfio_user::{Capabilities, NO_REPLY, Request, Version};
 
 /// Bytes of a message's header, whose second word is the length of all.
 const HEADER: usize = 16;
 const LENGTH_AT: usize = 4;
+
+/// Posts writes of one register: messages that are not answered. The least that QEMU's vfio-user
+/// can do for a write, which is a call of the kernel.
+pub struct Poster {
+    socket: UnixStream,
+    message: Vec<u8>,
+}
+
+impl Poster {
+    /// Posts on the connection of `reader`, or on any other. The register is at `offset` of a
+    /// region.
+    pub fn new(socket: UnixStream, region: u32, offset: u64) -> Self {
+        let mut message = Vec::new();
+        Request::RegionWrite { offset, region, data: &[1; 4] }.encode(3, NO_REPLY, &mut message);
+        Self { socket, message }
+    }
+
+    /// How many bytes a post is.
+    pub fn len_bytes(&self) -> usize {
+        self.message.len()
+    }
+
+    /// Posts a write.
+    pub fn post(&mut self) -> Result<()> {
+        Ok(self.socket.write_all(&self.message)?)
+    }
+}
 
 /// A connection on which one register is read again and again.
 pub struct RegisterReader {
@@ -29,6 +56,11 @@ impl RegisterReader {
         reader.message.clear();
         Request::RegionRead { offset, region, count: len }.encode(2, 0, &mut reader.message);
         Ok(reader)
+    }
+
+    /// Another way to the same connection.
+    pub fn socket(&self) -> Result<UnixStream> {
+        Ok(self.socket.try_clone()?)
     }
 
     /// Whether the socket is polled instead of waited for.

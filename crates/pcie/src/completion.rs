@@ -114,6 +114,12 @@ impl CompletionQueue {
         (ticket, Completion { queue, ticket, len, answered: false })
     }
 
+    /// As after [`CompletionQueue::begin`] nobody is woken until the next
+    /// [`CompletionQueue::collect`], which has to follow.
+    pub fn watch(&self) {
+        self.lock().watched = true;
+    }
+
     /// Acknowledges that the queue was readable; [`CompletionQueue::collect`] has to follow. Apart
     /// from it because whoever comes without having been woken saves a system call.
     pub fn acknowledge(&self) {

@@ -15,7 +15,7 @@ use support::engine::{self, Engine, ID};
 use support::{Pattern, Served};
 use virtio::{Features, Status};
 use virtqueue::Segment;
-use wire::vfio_user::{DmaMap, DmaUnmap, Reply, Request, command, dma_flags};
+use wire::vfio_user::{DmaMap, DmaUnmap, NO_REPLY, Reply, Request, command, dma_flags};
 
 const EINVAL: u32 = 22;
 const RW: u32 = dma_flags::READ | dma_flags::WRITE;
@@ -75,6 +75,28 @@ fn row_60_maps_come_and_go() {
     let all = unmap(&mut client, dma_flags::UNMAP_ALL, 0, 0);
     assert_eq!((errno(&all), all.1.len()), (None, 24));
     assert_eq!(kind(&mut client, 0x1000), 0);
+}
+
+/// The service takes many posts with one call, and what is behind them.
+#[test]
+fn a_file_behind_posts_is_that_of_its_own_message() {
+    let served = engine();
+    let mut client = Raw::greeted(&served.path);
+    let memory = Mapping::new_memfd("test", 0x1000).unwrap();
+    let file = memory.file().unwrap().0.try_clone_to_owned().unwrap();
+    for round in 0..50u64 {
+        let address = 0x10_0000 + round * 0x1000;
+        let data = address.to_le_bytes();
+        let post = Request::RegionWrite { offset: engine::REG_ADDRESS, region: 0, data: &data };
+        let map = Request::DmaMap(DmaMap { flags: RW, offset: 0, address, size: 0x1000 });
+        for number in 0..60 {
+            client.send(&post, NO_REPLY, &[]);
+            if number == round {
+                client.send(&map, NO_REPLY, &[file.as_fd()]);
+            }
+        }
+        assert_eq!(client.read(0, engine::REG_KIND, 1).unwrap(), [1], "round {round}");
+    }
 }
 
 #[test]

@@ -34,6 +34,7 @@ mod shape;
 pub mod trace;
 
 pub use inbound::Wait;
+pub use limits::spin_limit;
 pub use model::{Model, ModelError, PORT_VARIABLE};
 pub use outbound::Outbound;
 pub use port::{Port, PortError, PortOptions};

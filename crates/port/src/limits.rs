@@ -46,3 +46,16 @@ pub const FAR_SILENCE: Duration = Duration::from_secs(5);
 /// How much may wait for a stream to another machine: about what a ring holds, so that neither
 /// waits for the other long.
 pub const FAR_OUTPUT_BYTES: usize = 256 << 10;
+
+/// Names in the environment how many microseconds models, and those who serve ports and functions,
+/// poll at most before they sleep: 0 to 50.
+pub const SPIN_VARIABLE: &str = "VIADUCT_SPIN";
+
+/// What [`SPIN_VARIABLE`] says, else 50 us where there is a processor for each of the three: the
+/// model, the port, and the driver's. With fewer, polling takes the time of those it waits for.
+#[must_use]
+pub fn spin_limit() -> Duration {
+    let said = std::env::var(SPIN_VARIABLE).ok().and_then(|text| text.parse().ok());
+    let limit = said.map_or_else(|| worker::usual_spin(1), Duration::from_micros);
+    limit.min(worker::MAX_SPIN)
+}

@@ -16,7 +16,7 @@ use wire::cosim::{
     RequestKind, State, Welcome, hello_flags, reset,
 };
 use wire::{DecodeError, Framer};
-use worker::SpinWindow;
+use worker::{MAX_SPIN, SpinWindow};
 
 use crate::area::Shared;
 use crate::inbound::{Inbound, Wait};
@@ -159,7 +159,7 @@ impl Model {
             regions: BTreeMap::new(),
             state: State::default(),
             epoll,
-            window: SpinWindow::new(spin_limit()),
+            window: SpinWindow::new(crate::spin_limit()),
             data: Vec::new(),
         })
     }
@@ -185,9 +185,17 @@ impl Model {
     pub fn turn(&mut self, limit: Option<Duration>) -> Result<(), ModelError> {
         self.inbound.awake();
         let mut has_worked = self.work()?;
-        let can_wait = limit.is_none_or(|limit| !limit.is_zero());
-        if !has_worked && can_wait && self.spin() {
-            has_worked = self.work()?;
+        if limit.is_none_or(|limit| !limit.is_zero()) {
+            let begin = Instant::now();
+            // Whoever has just asked may ask again soon: looking at everything else, which takes a
+            // call of the kernel, can wait that long.
+            while self.spin() {
+                has_worked = true;
+                self.work()?;
+                if begin.elapsed() >= MAX_SPIN {
+                    break;
+                }
+            }
         }
         let limit = if has_worked { Some(Duration::ZERO) } else { limit };
         if !self.inbound.sleep() {
@@ -255,6 +263,7 @@ impl Model {
         let begin = Instant::now();
         while begin.elapsed() < window {
             if !self.inbound.is_empty() {
+                self.window.found();
                 return true;
             }
             std::hint::spin_loop();
@@ -400,12 +409,6 @@ impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Model").field("state", &self.state).finish_non_exhaustive()
     }
-}
-
-/// A processor for us, one for the port and one for the driver's are what makes polling useful.
-fn spin_limit() -> Duration {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    if cpus > 2 { worker::MAX_SPIN } else { Duration::ZERO }
 }
 
 /// Memory behind BARs.

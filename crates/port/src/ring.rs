@@ -209,6 +209,8 @@ impl<K: Kind> Producer<K> {
 pub struct Consumer<K: Kind> {
     place: Place,
     consumed: u64,
+    /// What `consumed` was when the producer was last asked whether it waits for room.
+    told: u64,
     _kind: PhantomData<K>,
 }
 
@@ -216,7 +218,7 @@ impl<K: Kind> Consumer<K> {
     /// At the beginning of a fresh ring.
     #[must_use]
     pub fn new(place: Place) -> Self {
-        Self { place, consumed: 0, _kind: PhantomData }
+        Self { place, consumed: 0, told: 0, _kind: PhantomData }
     }
 
     /// How many bytes there are to be taken.
@@ -272,7 +274,12 @@ impl<K: Kind> Consumer<K> {
 
     /// After some were taken: whether the producer waits for room, so its event is to be signalled.
     #[must_use]
-    pub fn give_room(&self) -> bool {
+    pub fn give_room(&mut self) -> bool {
+        // A producer that waits has looked at `consumed` after it had said so.
+        if self.told == self.consumed {
+            return false;
+        }
+        self.told = self.consumed;
         // Pairs with the fence in `wait_for_room`.
         Fence::GiveRoom.pass();
         let full = self.place.control(self.place.control.full);
@@ -296,6 +303,10 @@ impl<K: Kind> Consumer<K> {
 
     /// Asks for no more events.
     pub fn wake(&self) {
-        self.place.control(self.place.control.asleep).store(0, Ordering::Relaxed);
+        let asleep = self.place.control(self.place.control.asleep);
+        // Nobody is to fetch a line in which nothing changes.
+        if asleep.load(Ordering::Relaxed) != 0 {
+            asleep.store(0, Ordering::Relaxed);
+        }
     }
 }

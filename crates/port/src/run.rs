@@ -43,6 +43,7 @@ fn serve(
         return Err("give the path of a socket, or --port and that of a port".into());
     };
     let listener = sys::listen_unix(path.as_ref())?;
-    let mut service = Service::new(make()?, Source::Listener(listener))?;
+    let service = Service::new(make()?, Source::Listener(listener))?;
+    let mut service = service.spinning(crate::spin_limit());
     Ok(service.run(StopSignal::install()?)?)
 }

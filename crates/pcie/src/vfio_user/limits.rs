@@ -19,6 +19,10 @@ pub const MAX_MESSAGES_PER_TURN: usize = 256;
 /// question for what the device is.
 pub const LEAST_PAYLOAD: usize = 16;
 
+/// How much is taken at once behind a post: some 28 doorbells. Each that is taken moves what is
+/// left to the front.
+pub const POSTED_BYTES: usize = 1024;
+
 /// While the service polls, how many times it looks at the client's socket before it looks at
 /// everything, which takes a call more when there is something.
 pub const LOOKS_PER_SWEEP: u32 = 8;

@@ -290,6 +290,12 @@ impl Service {
                 self.plug.completions.acknowledge();
                 session.collect(&self.plug);
             }
+            (key::FUNCTION, Some(session)) => {
+                // Answers that it gives now are sent with this turn.
+                self.plug.completions.watch();
+                self.plug.function.events_ready();
+                session.collect(&self.plug);
+            }
             _ => self.background(event),
         }
     }

@@ -13,7 +13,7 @@ use wire::vfio_user::{
 use super::dma::DmaMaps;
 use super::irqs;
 use super::limits::{
-    DMA_TICK, LEAST_PAYLOAD, MAX_MESSAGES_PER_TURN, MAX_WAITING_BYTES, UNMAP_LIMIT,
+    DMA_TICK, LEAST_PAYLOAD, MAX_MESSAGES_PER_TURN, MAX_WAITING_BYTES, POSTED_BYTES, UNMAP_LIMIT,
 };
 use super::messages::{MessageMemory, Messages};
 use super::outbox::Outbox;
@@ -39,8 +39,10 @@ pub struct Session {
     framer: Framer<VfioUser>,
     /// Descriptors that have come with the current message, and with the next.
     fds: Vec<OwnedFd>,
-    /// How many of them with the next.
+    /// How many of them with the last message of which there is something.
     later_fds: usize,
+    /// The last message was a post, behind which there may be more.
+    is_posting: bool,
     /// Reading is over, answering may go on.
     at_end: bool,
     pub(super) peer: Peer,
@@ -89,6 +91,7 @@ impl Session {
             framer: Framer::new(MAX_PAYLOAD),
             fds: Vec::new(),
             later_fds: 0,
+            is_posting: false,
             at_end: false,
             peer: Peer {
                 outbox,
@@ -128,7 +131,7 @@ impl Session {
     pub fn receive(&mut self, plug: &mut Plug) -> Turn {
         let mut count = 0;
         // A message that is here already is handled whatever the bound: nothing else would tell
-        // that it waits. There is one at most.
+        // that it waits. There are few.
         while count < MAX_MESSAGES_PER_TURN || self.framer.message().is_some() {
             if self.framer.message().is_none() {
                 match self.read() {
@@ -139,7 +142,10 @@ impl Session {
             }
             count += 1;
             let Some((header, payload)) = self.framer.message() else { continue };
-            let fds = match std::mem::take(&mut self.later_fds) {
+            if !self.framer.has_more() {
+                self.later_fds = 0;
+            }
+            let fds = match self.later_fds {
                 // Nearly always, and nothing to allocate.
                 0 => std::mem::take(&mut self.fds),
                 later => {
@@ -147,6 +153,7 @@ impl Session {
                     std::mem::replace(&mut self.fds, later)
                 }
             };
+            self.is_posting = !header.wants_reply();
             if self.peer.handle(plug, &header, payload, fds) == Turn::Over {
                 return Turn::Over;
             }
@@ -175,14 +182,16 @@ impl Session {
     /// Takes bytes from the socket; whether there were any.
     ///
     /// One call brings a header with the least that a request has behind it. Only if nothing is
-    /// behind it (a reset, or an answer that is an error) this takes bytes of the next message; the
-    /// kernel ends a call with bytes that have descriptors, so those are the next one's then.
+    /// behind it (a reset, or an answer that is an error) this takes bytes of the next message.
+    /// Behind a post there may be many more, which come with one call. The kernel ends a call with
+    /// bytes that have descriptors, so those are the last one's of which something came.
     fn read(&mut self) -> io::Result<bool> {
         if self.at_end || self.is_deaf() {
             return Ok(false);
         }
         let before = self.fds.len();
-        match self.socket.receive(self.framer.eager_space(LEAST_PAYLOAD), &mut self.fds)? {
+        let more = if self.is_posting { POSTED_BYTES } else { LEAST_PAYLOAD };
+        match self.socket.receive(self.framer.eager_space(more), &mut self.fds)? {
             Received::Bytes(n) => self.framer.commit(n).map_err(io::Error::other)?,
             Received::Nothing => return Ok(false),
             Received::Closed => {

@@ -102,15 +102,12 @@ impl Port {
         let given_up = self.silent_since.zip(self.options.patience).map(|(at, for_)| at + for_);
         let due = [self.reads.deadline(), self.gate.deadline(), given_up, self.faults_due()];
         let due = due.into_iter().flatten().min();
-        if due != self.timer_at {
+        // A timer that is set for earlier stays: most reads are answered long before, and going off
+        // once for nothing costs less than two calls of the kernel for each of them.
+        if let Some(at) = due.filter(|at| self.timer_at.is_none_or(|set| *at < set)) {
             self.timer_at = due;
-            match due {
-                Some(at) => {
-                    let delay = at.saturating_duration_since(Instant::now());
-                    let _ = self.timer.set(delay, Duration::ZERO);
-                }
-                None => self.timer.stop(),
-            }
+            let delay = at.saturating_duration_since(Instant::now());
+            let _ = self.timer.set(delay, Duration::ZERO);
         }
     }
 

@@ -124,7 +124,8 @@ impl Opened {
         let Some(port) = Port::await_model(self.gate, self.options, stop)? else {
             return Ok(());
         };
-        let mut service = Service::new(Box::new(port), Source::Listener(self.machine))?;
+        let service = Service::new(Box::new(port), Source::Listener(self.machine))?;
+        let mut service = service.spinning(port::spin_limit());
         ready();
         Ok(service.run(stop)?)
     }
