@@ -91,7 +91,7 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         name: "port",
-        about: "A device in a process of its own behind a port, against the same device served by one.",
+        about: "A device in a process of its own, behind a port, against one in the port's.",
         run: port::run,
     },
     Group {
