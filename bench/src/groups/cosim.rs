@@ -1,5 +1,5 @@
-//! Cards in Verilog and VHDL: how many cycles a second of a processor simulates, what an access and a copy
-//! cost, how long an edit takes.
+//! Cards in Verilog and VHDL: how many cycles a second of a processor simulates, what an access
+//! and a copy cost, how long an edit takes.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

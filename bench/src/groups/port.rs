@@ -214,7 +214,7 @@ fn bursts(lab: &Lab, cards: &Cards) -> Result<Outcome> {
     contest::run(lab, Cores::Two, 9, entrants)
 }
 
-/// Bursts of posts, each followed by `wait`; nanoseconds of a post, alone and with all that follows.
+/// Bursts of posts, each followed by `wait`; nanoseconds of a post, alone and with what follows.
 fn burst_window(
     lab: &Lab,
     poster: &mut Poster,
