@@ -118,6 +118,9 @@ impl<T> PackedDriver<T> {
         let id = self.ledger.first_free();
         let mut record_index = id;
         let mut left = offer.segments();
+        // Copies, which stay in registers.
+        let (ring, size) = (&*self.tables.ring, self.size);
+        let (mut at, mut offered) = (self.available, self.offered);
         for (segment, writable) in offer.iter() {
             left -= 1;
             let record = self.ledger.record_mut(record_index);
@@ -125,13 +128,21 @@ impl<T> PackedDriver<T> {
             record_index = record.next;
             let write = if writable { flag::WRITE } else { 0 };
             let next = if left > 0 { flag::NEXT } else { 0 };
-            let at = self.available.index;
-            let descriptor = &self.tables.ring[usize::from(at)];
+            let descriptor = &ring[usize::from(at.index)];
             descriptor.set_addr(segment.addr.0, Ordering::Relaxed);
             descriptor.set_len(segment.len, Ordering::Relaxed);
             descriptor.set_id(id, Ordering::Relaxed);
-            self.set_flags_or_wait(write | next);
+            // As in `set_flags_or_wait`.
+            let flags = write | next | available_bits(at.wrap);
+            if offered == 0 {
+                self.unpublished = (at.index, flags);
+            } else {
+                descriptor.set_flags(flags, Ordering::Relaxed);
+            }
+            at = at.advanced(1, size);
+            offered += 1;
         }
+        (self.available, self.offered) = (at, offered);
         self.ledger.insert(offer, NO_TABLE, record_index);
     }
 
