@@ -67,8 +67,8 @@ impl AsFd for Pieces {
 fn frames<K: Kind>(bytes: &[u8], cuts: &[u8]) -> Vec<String> {
     let (mut stream, mut data) = (Stream::new(Box::new(Pieces::new(bytes, cuts))), Vec::new());
     let mut found = Vec::new();
-    // Each byte may come alone, with a pause before it.
-    for _ in 0..=2 * bytes.len() + 2 {
+    // Each byte may come alone, with a pause before it for every cut that is one.
+    for _ in 0..=(cuts.len() + 1) * (bytes.len() + 1) {
         match stream.receive::<K>(&mut data) {
             Ok(Some(Frame::Record(record))) => {
                 assert_eq!(data.len(), record.data_len as usize);
