@@ -181,7 +181,7 @@ fn posts(lab: &Lab, cards: &Cards, report: &mut Report) -> Result<()> {
 
 fn targets(outcome: &Outcome, report: &mut Report) {
     for label in outcome.labels() {
-        let to = Target { row: "port", label, bound: Bound::AtMost, floor: 1.1, aim: 1.0 };
+        let to = Target { row: "port", label, bound: Bound::AtMost, floor: 1.0, aim: 1.0 };
         report.ratio(outcome, 0, (0, 1), to);
     }
 }
