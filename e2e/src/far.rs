@@ -54,7 +54,7 @@ fn cut(lab: &Lab, tls: bool) -> Result<()> {
     let wire = Wire::to(address)?;
     let pin = after(PIN).map(|pin| ["--tls-pin", pin]);
     let pin = pin.as_ref().map_or(&[][..], |words| words);
-    ensure!(tls == !pin.is_empty(), "no fingerprint: {printed}");
+    ensure!(tls != pin.is_empty(), "no fingerprint: {printed}");
     if tls {
         is_seen_by_openssl(lab, address, &certificate)?;
         let elsewhere = ["--tls-pin".into(), format!("sha256:{}", "0".repeat(64))];
