@@ -73,6 +73,20 @@ fn doorbells_are_rung_with_the_data_that_was_agreed_on() {
     }
 }
 
+/// Who was there before could read what the next one signals, and so take it away.
+#[test]
+fn the_next_host_has_doorbells_of_its_own() {
+    let (mut direct, _, _memory) = modern();
+    let before = direct.function.doorbells();
+    direct.function.host_present(false);
+    direct.function.host_present(true);
+    for (before, after) in before.iter().zip(direct.function.doorbells()) {
+        after.event.signal();
+        assert!(!before.event.drain());
+        assert!(after.event.drain());
+    }
+}
+
 #[test]
 fn the_window_reaches_the_registers() {
     let (mut direct, _, _memory) = modern();

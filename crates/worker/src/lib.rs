@@ -61,7 +61,8 @@ pub trait Task: Any + Send {
     /// meanwhile, and then the task is polled again instead.
     fn arm(&mut self) -> bool;
 
-    /// Awake again: acknowledges the notifications (drains eventfds) and asks for no more.
+    /// Awake again: asks for no more notifications. The bells are waited for edge by edge, so they
+    /// need not be drained.
     fn disarm(&mut self);
 
     /// Whether something that was handed on, to the kernel or to a device, is not done yet. How

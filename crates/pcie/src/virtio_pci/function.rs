@@ -196,8 +196,14 @@ impl Function for VirtioPci {
     }
 
     fn host_present(&mut self, present: bool) {
-        if !present && self.status.status() != Status::RESET {
+        if present {
+            return;
+        }
+        if self.status.status() != Status::RESET {
             self.suspend();
+        }
+        for queue in self.queues.iter_mut().filter(|queue| !queue.running) {
+            queue.renew_kick();
         }
     }
 

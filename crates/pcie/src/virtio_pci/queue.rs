@@ -26,8 +26,7 @@ pub struct QueueRegisters {
     pub paused: bool,
     /// Where it was stopped, if it is to be started there again.
     pub resume_at: Option<QueuePosition>,
-    /// Signalled by the doorbell; the same for the life of the function, so that it can be given
-    /// out.
+    /// Signalled by the doorbell; given out to the host, and another for the next one.
     pub kick: Arc<EventFd>,
     pub call: Notifier,
 }
@@ -48,6 +47,14 @@ impl QueueRegisters {
             kick: Arc::new(EventFd::new()?),
             call: Notifier::none(),
         })
+    }
+
+    /// A kick that the host before does not hold, who could take away what the next one signals.
+    /// The queue does not run. Without descriptors left it stays as it is.
+    pub fn renew_kick(&mut self) {
+        if let Ok(fresh) = EventFd::new() {
+            self.kick = Arc::new(fresh);
+        }
     }
 
     /// As after a reset of the device; the queue does not run.

@@ -255,6 +255,8 @@ fn files_and_devices_are_no_events() {
         assert_eq!(peer.ask_with(&Request::SetVringCall(event), &[fd]), REFUSED);
         assert_eq!(peer.ask_with(&Request::SetVringErr(event), &[fd]), REFUSED);
     }
+    let (pipe, _end) = std::io::pipe().unwrap();
+    assert_eq!(peer.ask_with(&Request::SetVringKick(event), &[&pipe]), REFUSED);
 }
 
 #[test]

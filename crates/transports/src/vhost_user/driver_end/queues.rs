@@ -72,7 +72,7 @@ impl Session {
     ) -> Outcome {
         let index = or_refuse!(self.ring_index(vring.index.into()));
         let kick = match fd {
-            Some(fd) => Kick::Event(Arc::new(or_refuse!(rings::event_from(fd)))),
+            Some(fd) => Kick::Event(Arc::new(or_refuse!(rings::kick_from(fd)))),
             None if self.has(protocol::INBAND_NOTIFICATIONS) => {
                 Kick::Event(Arc::new(or_refuse!(EventFd::new())))
             }

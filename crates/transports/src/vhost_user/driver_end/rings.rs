@@ -143,6 +143,17 @@ pub(super) fn missing_page(spec: &QueueSpec, map: &MemoryMap) -> Option<DriverAd
     })
 }
 
+/// The event that a driver signals. It is waited for change by change and not read, so a pipe, as
+/// User Mode Linux uses for interrupts, would fill up.
+pub(super) fn kick_from(fd: OwnedFd) -> io::Result<EventFd> {
+    let file = File::from(fd);
+    let kind = file.metadata()?.file_type();
+    if kind.is_fifo() || kind.is_socket() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an eventfd"));
+    }
+    event_from(OwnedFd::from(file))
+}
+
 /// The event behind a descriptor from the peer. Files and devices are refused: some are always
 /// readable, and waiting for them would be a busy loop. User Mode Linux sends pipes.
 pub(super) fn event_from(fd: OwnedFd) -> io::Result<EventFd> {
