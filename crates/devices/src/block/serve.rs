@@ -27,6 +27,8 @@ pub(super) struct BlockQueue {
     uring: Option<Uring>,
     /// By slot of the `uring`.
     in_flight: Box<[Option<(ChainId, Pending)>]>,
+    /// Requests' worth of work of the last poll.
+    spent: u64,
 }
 
 /// What became of a request for now.
@@ -52,7 +54,7 @@ struct Pending {
 impl BlockQueue {
     pub(super) fn new(disk: Arc<Disk>, uring: Option<Uring>, depth: u16) -> Self {
         let slots = if uring.is_some() { depth } else { 0 };
-        Self { disk, uring, in_flight: (0..slots).map(|_| None).collect() }
+        Self { disk, uring, in_flight: (0..slots).map(|_| None).collect(), spent: 0 }
     }
 
     /// Does a request, or starts it.
@@ -129,8 +131,8 @@ impl Pending {
 impl Serve for BlockQueue {
     fn poll(&mut self, queue: &mut QueueAccess, budget: u32) -> Result<bool, Fault> {
         let mut worked = self.reap(queue);
-        let mut left = u64::from(budget);
-        while left > 0 && !self.uring.as_ref().is_some_and(Uring::is_full) {
+        self.spent = 0;
+        while self.spent < u64::from(budget) && !self.uring.as_ref().is_some_and(Uring::is_full) {
             let Some(id) = queue.take()? else { break };
             let buffers = queue.buffers();
             let bytes = buffers.readable_len().max(buffers.writable_len());
@@ -144,7 +146,7 @@ impl Serve for BlockQueue {
                     return Err(fault);
                 }
             }
-            left = left.saturating_sub(1 + bytes / BYTES_PER_TURN);
+            self.spent += 1 + bytes / BYTES_PER_TURN;
             worked = true;
         }
         if let Some(uring) = &mut self.uring {
@@ -158,6 +160,10 @@ impl Serve for BlockQueue {
     fn part(&self) -> u32 {
         // The kernel gets all there is in one call.
         if self.uring.is_some() { u32::MAX } else { PART }
+    }
+
+    fn spent(&self) -> u32 {
+        u32::try_from(self.spent).unwrap_or(u32::MAX)
     }
 
     fn settle(&mut self, queue: &mut QueueAccess) {

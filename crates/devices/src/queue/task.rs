@@ -42,6 +42,11 @@ pub(crate) trait Serve: Send + 'static {
         u32::MAX
     }
 
+    /// Requests' worth of work that the last poll has done, if it may be more than its budget.
+    fn spent(&self) -> u32 {
+        0
+    }
+
     /// Waits for the requests in flight and gives them back.
     fn settle(&mut self, queue: &mut QueueAccess) {
         let _ = queue;
@@ -142,7 +147,7 @@ impl<S: Serve> QueueTask<S> {
             if !more {
                 break;
             }
-            left -= part;
+            left = left.saturating_sub(self.serve.spent().max(part));
         }
         Ok(worked)
     }
