@@ -151,6 +151,8 @@ impl Situation {
     }
 }
 
+const NO_PACKED_REMOTE: &str = "packed rings are not reached by messages";
+
 /// Chooses a mode.
 ///
 /// # Errors
@@ -165,7 +167,12 @@ pub(crate) fn choose(options: &BridgeOptions, now: &Situation) -> Result<Choice,
         Err(DeviceError::Refused(format!("mode={mode} is not possible: {why}")))
     };
     match options.mode {
-        Mode::Auto => Ok(automatic(options, now)),
+        Mode::Auto => match automatic(options, now) {
+            Choice { mode: Mode::Remote, reason } if options.require.has(Features::RING_PACKED) => {
+                impossible(Mode::Remote, format!("{NO_PACKED_REMOTE}, and {reason}"))
+            }
+            choice => Ok(choice),
+        },
         Mode::Pass => match now.against_pass().or_else(|| needs_a_look(options, now)) {
             None => asked(Mode::Pass),
             Some(why) => impossible(Mode::Pass, why),
@@ -178,7 +185,7 @@ pub(crate) fn choose(options: &BridgeOptions, now: &Situation) -> Result<Choice,
             impossible(Mode::Copy, "the driver's memory can only be reached by messages".into())
         }
         Mode::Remote if options.require.has(Features::RING_PACKED) => {
-            impossible(Mode::Remote, "packed rings are not reached by messages".into())
+            impossible(Mode::Remote, NO_PACKED_REMOTE.into())
         }
         mode => asked(mode),
     }
@@ -338,6 +345,9 @@ mod tests {
         let map = MemoryMap::new(vec![region]).unwrap();
         now.remote = Situation::new(now.reach, &identity(), Some(&map)).remote;
         assert_eq!(auto(&now).0, Mode::Remote);
+        let packed = BridgeOptions { require: Features::RING_PACKED, ..BridgeOptions::default() };
+        let refused = choose(&packed, &now).unwrap_err().to_string();
+        assert!(refused.contains(NO_PACKED_REMOTE), "{refused}");
         for mode in [Mode::Pass, Mode::Translate, Mode::Copy] {
             let options = BridgeOptions { mode, ..BridgeOptions::default() };
             let error = choose(&options, &now).unwrap_err().to_string();
