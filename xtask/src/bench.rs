@@ -24,7 +24,9 @@ pub struct Options {
 /// `cargo xtask bench`.
 pub fn run(options: &Options) -> Result<()> {
     let build = ["build", "--quiet", "--locked", "--release", "-p", "viaduct", "-p", "bench"];
-    if !cargo().args(build).status()?.success() {
+    // The devices behind a port, and what simulations link.
+    let examples = ["-p", "dma-engine", "-p", "viaduct-sdk"];
+    if !cargo().args(build).args(examples).status()?.success() {
         bail!("the build failed");
     }
     let programs = workspace().join("target/release");

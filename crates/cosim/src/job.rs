@@ -30,8 +30,6 @@ pub struct Job {
     pub parameters: Vec<String>,
     /// Words for the simulator's own command line.
     pub options: Vec<String>,
-    /// How the design is wired; by its port names if `None`.
-    pub profile: Option<String>,
     /// Settings of the card, as key=value, which come before those in the sources.
     pub settings: Vec<String>,
     /// When the clock runs.

@@ -30,7 +30,7 @@ pub const TRANSPORT: Transport = Transport {
         "subsystem=ID           PCI subsystem id (0x1100, or the device type if legacy)",
         "serial=NUMBER          PCI Express device serial number",
         "spin=MICROSECONDS      longest polling after an access, 50 at most, while that saves \
-         wake-ups (50 with processors to spare, else 0)",
+         wake-ups (50 with more than two processors, else 0)",
     ],
     driver_end: Some(open),
     device_end: None,

@@ -133,8 +133,8 @@ killed process has left.
 Needs the modules vduse and virtio_vdpa and, until it runs, the rights of root; then it keeps
 CAP_NET_ADMIN, and CAP_DAC_OVERRIDE if the daemon's socket is another user's.
 
-Settings: those of 'viaduct bridge', and bounce-size=, message-timeout=, api=, state=, replace= as
-'viaduct doctor' lists them for vduse:.
+Settings: those of 'viaduct bridge', and bounce-size=, message-timeout=, api=, state=,
+release-timeout=, replace= as 'viaduct doctor' lists them for vduse:.
 
 Examples:
   viaduct attach vhost-user:/run/qsd.sock
@@ -401,9 +401,6 @@ pub struct Cosim {
     /// The simulator
     #[arg(long, value_name = "NAME", default_value = "verilator")]
     pub sim: String,
-    /// How the design is wired; by the names of its ports if this is not said
-    #[arg(long, value_name = "NAME")]
-    pub profile: Option<String>,
     /// What the card is, before what the sources say of it
     #[arg(long = "set", value_name = "key=value")]
     pub settings: Vec<String>,

@@ -108,7 +108,6 @@ fn job(options: &cli::Cosim) -> Result<Job> {
         defines: options.defines.clone(),
         parameters: options.parameters.clone(),
         options: options.options.clone(),
-        profile: options.profile.clone(),
         settings: options.settings.clone(),
         clock: clock(&options.clock)?,
         wave: options.wave.as_ref().map(whole).transpose()?,

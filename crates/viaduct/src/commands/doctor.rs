@@ -56,7 +56,7 @@ pub fn run() -> bool {
 
 fn processors() -> Finding {
     let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let idle = if cpus <= 2 {
+    let idle = if cpus == 1 {
         "workers sleep as soon as they are idle"
     } else {
         "workers poll a little before they sleep"

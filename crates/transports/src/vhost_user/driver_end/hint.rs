@@ -14,8 +14,10 @@ pub(super) fn attach(place: &Place, identity: &Identity, terms: Terms) -> String
         Place::Connect(path) => (",server=on,wait=on", path.as_path()),
         Place::Given(_) => return "the driver's side is connected already\n".to_owned(),
     };
-    // QEMU may be started in another folder.
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    // QEMU may be started in another folder. What we listen at and is no file is an abstract name.
+    let is_name = server.is_empty() && !path.exists();
+    let whole = std::path::absolute(path).ok().filter(|_| !is_name);
+    let path = whole.unwrap_or_else(|| path.to_owned());
     let path = path.display();
     // QEMU's other devices do not wait for a connection that comes late, and fail.
     let waits = matches!(identity.device, DeviceType::BLOCK | DeviceType::NET);
