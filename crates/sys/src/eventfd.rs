@@ -37,8 +37,8 @@ impl EventFd {
     /// Adds one: whoever waits wakes up. A full counter, or a peer that closed its end, is not an
     /// error for the sender.
     ///
-    /// Waits for ever if a peer has both filled the counter and made it blocking: a write has no flag
-    /// against that.
+    /// Waits for ever if a peer has both filled the counter and made it blocking: a write has no
+    /// flag against that.
     pub fn signal(&self) {
         if self.add_one() == Err(Errno::AGAIN) {
             // Nobody has looked, or somebody has filled it so that whoever waits for changes sees
