@@ -79,33 +79,53 @@ impl Refuser {
     /// Fails what there is; returns how many requests.
     ///
     /// # Errors
-    /// The driver's rings make no sense, or the device is broken.
+    /// The driver's rings make no sense, or the device is broken; what could be failed has been.
     pub(super) fn refuse(&mut self, node: &VduseDevice) -> Result<u32, DeviceError> {
         let mut failed = 0;
+        let mut result = Ok(());
         for (index, queue) in &mut self.queues {
-            let before = failed;
-            for _ in 0..queue.size() {
-                // Who served it may have spoilt the indirect tables, which lie among the buffers.
-                // The request goes back all the same: nothing written is a failure to a file
-                // system, and a disk's driver finds what that device has left as the status.
-                let readable = queue.take(&mut self.buffers, &mut self.chain);
-                let (taken, is_known) = match readable {
-                    Ok(taken) => (taken, true),
-                    Err(_) => (queue.take_unread()?, false),
-                };
-                let Some(id) = taken else { break };
-                let map = self.buffers.map();
-                let written = if is_known { answer(self.device, map, &self.chain) } else { 0 };
+            let (count, ended) =
+                refuse_queue(self.device, queue, &mut self.buffers, &mut self.chain);
+            failed += count;
+            let told = if count > 0 { interrupt(node, *index) } else { Ok(()) };
+            result = result.and(ended).and(told);
+        }
+        result.map(|()| failed)
+    }
+}
+
+/// Fails what one queue has, and gives back what it could even where the ring makes no sense.
+fn refuse_queue(
+    device: DeviceType,
+    queue: &mut DeviceQueue,
+    buffers: &mut Resolver,
+    chain: &mut Chain,
+) -> (u32, Result<(), DeviceError>) {
+    let mut failed = 0;
+    let mut ended = Ok(());
+    for _ in 0..queue.size() {
+        // Who served it may have spoilt the indirect tables, which lie among the buffers. The
+        // request goes back all the same: nothing written is a failure to a file system, and a
+        // disk's driver finds what that device has left as the status.
+        let (taken, is_known) = match queue.take(buffers, chain) {
+            Ok(taken) => (Ok(taken), true),
+            Err(_) => (queue.take_unread(), false),
+        };
+        match taken {
+            Ok(Some(id)) => {
+                let written = if is_known { answer(device, buffers.map(), chain) } else { 0 };
                 queue.give_back(id, written);
                 failed += 1;
             }
-            queue.publish_used();
-            if failed > before {
-                interrupt(node, *index)?;
+            Ok(None) => break,
+            Err(error) => {
+                ended = Err(error.into());
+                break;
             }
         }
-        Ok(failed)
     }
+    queue.publish_used();
+    (failed, ended)
 }
 
 /// What may be written at a chain's word. A device that was shown the buffers and not the rings may
@@ -179,7 +199,7 @@ mod tests {
     }
 
     /// A ring with one chain of a readable and a writable buffer, 32 bytes each.
-    fn chain(map: &MemoryMap) -> (Chain, u32) {
+    fn queue(map: &MemoryMap) -> DeviceQueue {
         let spec = QueueSpec {
             size: 4,
             format: RingFormat::Split,
@@ -203,7 +223,11 @@ mod tests {
         map.write(DriverAddress(BASE), &descriptor(BASE + 0x3000, 1, 1)).unwrap();
         map.write(DriverAddress(BASE + 16), &descriptor(BASE + 0x4000, 2, 0)).unwrap();
         map.write(DriverAddress(BASE + 0x1002), &1_u16.to_le_bytes()).unwrap();
-        let mut queue = DeviceQueue::new(map, &spec).unwrap();
+        DeviceQueue::new(map, &spec).unwrap()
+    }
+
+    fn chain(map: &MemoryMap) -> (Chain, u32) {
+        let mut queue = queue(map);
         let mut chain = Chain::with_capacity(4);
         let mut resolver = Resolver::new(Arc::new(map.clone()));
         let id = queue.take(&mut resolver, &mut chain).unwrap().unwrap();
@@ -225,6 +249,22 @@ mod tests {
         assert_eq!(starts(Access::ReadWrite), [0]);
         // It was shown nothing: what is there is the driver's own word.
         assert_eq!(starts(Access::Ours), [0, 0x1000]);
+    }
+
+    #[test]
+    fn what_was_failed_before_nonsense_is_the_drivers_again() {
+        let map = memory();
+        let mut queue = queue(&map);
+        // The second chain is one that the ring has not.
+        map.write(DriverAddress(BASE + 0x1006), &99_u16.to_le_bytes()).unwrap();
+        map.write(DriverAddress(BASE + 0x1002), &2_u16.to_le_bytes()).unwrap();
+        let mut buffers = Resolver::new(Arc::new(map.clone()));
+        let mut chain = Chain::with_capacity(4);
+        let (failed, ended) = refuse_queue(DeviceType::BLOCK, &mut queue, &mut buffers, &mut chain);
+        assert_eq!((failed, ended.is_err()), (1, true));
+        let mut used = [0; 2];
+        map.read(DriverAddress(BASE + 0x2002), &mut used).unwrap();
+        assert_eq!(u16::from_le_bytes(used), 1);
     }
 
     #[test]
