@@ -78,10 +78,16 @@ impl VdpaBus {
         let attributes = [(DEV_NAME, name), (MGMTDEV_DEV_NAME, MANAGER)];
         let request = self.request(DEV_NEW, &attributes);
         let child = crate::apart::send_apart(self.socket.as_fd(), &request)?;
+        // How it ended does not matter: it may have been killed after the kernel has acted, and who
+        // started us may have had children ignored. What the kernel answers is there once the
+        // request is sent, so once the child is gone.
         let wait = || rustix::process::waitpid(Some(child), WaitOptions::empty());
-        match rustix::io::retry_on_intr(wait)? {
-            Some((_, status)) if status.exit_status() == Some(0) => self.answer().map(drop),
-            _ => Err(io::Error::other("the request was not sent")),
+        let _ = rustix::io::retry_on_intr(wait);
+        match self.answer(RecvFlags::DONTWAIT) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(io::Error::other("the request was not sent"))
+            }
+            answer => answer.map(drop),
         }
     }
 
@@ -97,7 +103,7 @@ impl VdpaBus {
     fn ask(&mut self, command: u8, attributes: &[(u16, &str)]) -> io::Result<Vec<u8>> {
         let request = self.request(command, attributes);
         rustix::net::send(&self.socket, &request, SendFlags::empty())?;
-        self.answer()
+        self.answer(RecvFlags::empty())
     }
 
     /// The next request.
@@ -107,15 +113,11 @@ impl VdpaBus {
     }
 
     /// Reads up to the acknowledgement of the last request; the attributes of what came before.
-    fn answer(&mut self) -> io::Result<Vec<u8>> {
+    fn answer(&mut self, flags: RecvFlags) -> io::Result<Vec<u8>> {
         let mut datagram = vec![0; MAX_DATAGRAM];
         let mut told = Vec::new();
         for _ in 0..MAX_DATAGRAMS {
-            let (len, _) = match rustix::net::recv(
-                &self.socket,
-                datagram.as_mut_slice(),
-                RecvFlags::empty(),
-            ) {
+            let (len, _) = match rustix::net::recv(&self.socket, datagram.as_mut_slice(), flags) {
                 Err(Errno::INTR) => continue,
                 received => received?,
             };
@@ -212,6 +214,9 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixDatagram;
+
     use super::*;
 
     #[test]
@@ -258,6 +263,20 @@ mod tests {
         assert_eq!(attribute_u16(attributes, FAMILY_NAME), None);
         assert_eq!(answers[1], Answer::Acknowledged);
         assert_eq!(decode(&datagram, 6), [Answer::Refused(17)]);
+    }
+
+    #[test]
+    fn the_kernels_answer_counts_however_the_child_ended() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        // The child can't send, and says so.
+        ours.shutdown(Shutdown::Write).unwrap();
+        let mut bus = VdpaBus { socket: ours.into(), family: 0x21, sequence: 0 };
+        theirs.send(&message(ERROR, 1, &[0; 4])).unwrap();
+        bus.attach("disk0").unwrap();
+        theirs.send(&message(ERROR, 2, &(-17_i32).to_ne_bytes())).unwrap();
+        assert_eq!(bus.attach("disk0").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        let silent = bus.attach("disk0").unwrap_err();
+        assert_eq!(silent.to_string(), "the request was not sent");
     }
 
     #[test]

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use virtio::EndError;
 
 use super::refuse::Refuser;
 use super::server::END_LIMIT;
+use super::sysfs;
 
 /// What is asked of the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,18 +24,18 @@ pub(super) enum Call {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub call: Call,
-    done: Arc<EventFd>,
+    done: EventFd,
     result: Receiver<io::Result<()>>,
 }
 
 impl Pending {
     pub(super) fn start(call: Call, name: &str) -> io::Result<Self> {
-        let done = Arc::new(EventFd::new()?);
+        let done = EventFd::new()?;
         let (tell, result) = channel();
         let (thread, name) = (format!("vdpa-{name}"), name.to_owned());
         // The driver reads a new disk within the call, and nobody answers it if we are killed: the
         // thread may not keep the device's node from the next process, which does.
-        sys::spawn_apart(thread, Arc::clone(&done), move || {
+        sys::spawn_apart(thread, &done, move || {
             let answer = VdpaBus::open().and_then(|mut bus| match call {
                 Call::Attach => bus.attach(&name),
                 Call::Detach => bus.detach(&name),
@@ -68,6 +68,8 @@ pub(super) fn abandon(
 ) -> Result<(), EndError> {
     /// A device that is broken says nothing more, and requests come without a word, so we look.
     const LOOK: Duration = Duration::from_millis(20);
+    /// `ENODEV`: no device of that name is on the bus.
+    const NO_DEVICE: i32 = 19;
     let system = || EndError::system(format!("removing the old {name}"));
     let epoll = Epoll::new().map_err(system())?;
     let pending = Pending::start(Call::Detach, name).map_err(system())?;
@@ -93,8 +95,18 @@ pub(super) fn abandon(
             tracing::warn!("failing what waits on the old {name}: {error}");
             refuser = None;
         }
-        if let Some(result) = pending.result() {
-            return result.map_err(|error| EndError::Driver(explain(Call::Detach, name, &error)));
+        match pending.result() {
+            None => {}
+            // The call of the process that was killed is over, and has done it.
+            Some(Err(error))
+                if error.raw_os_error() == Some(NO_DEVICE) && !sysfs::is_on_bus(name) =>
+            {
+                return Ok(());
+            }
+            Some(result) => {
+                let explained = |error| EndError::Driver(explain(Call::Detach, name, &error));
+                return result.map_err(explained);
+            }
         }
     }
     Err(EndError::Driver(format!("the kernel does not let go of the old {name}")))

@@ -100,12 +100,13 @@ pub(super) fn create(
 
 /// Removes a device that is off the bus, and what was written down about it.
 pub(super) fn remove(control: &VduseControl, settings: &Settings) -> Result<(), EndError> {
-    destroy(control, &settings.name)?;
+    let name = &settings.name;
+    destroy(control, name).map_err(EndError::system(format!("removing {name}")))?;
     let Some(path) = &settings.state else { return Ok(()) };
     State::remove(path).map_err(EndError::system(format!("removing {}", path.display())))
 }
 
-fn destroy(control: &VduseControl, name: &str) -> Result<(), EndError> {
+fn destroy(control: &VduseControl, name: &str) -> io::Result<()> {
     /// There is no event for the kernel letting go of the last reference.
     const AGAIN: Duration = Duration::from_millis(10);
     let deadline = Instant::now() + LET_GO_LIMIT;
@@ -116,7 +117,7 @@ fn destroy(control: &VduseControl, name: &str) -> Result<(), EndError> {
             {
                 std::thread::sleep(AGAIN);
             }
-            result => return result.map_err(EndError::system(format!("removing {name}"))),
+            result => return result,
         }
     }
 }
@@ -291,10 +292,11 @@ fn clear(
                 tracing::info!("{name}: removed what an earlier process had left");
                 return Ok(());
             }
+            // Another process serves it, or was killed while it took it away.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
             Err(error) => {
                 return Err(EndError::Driver(format!(
-                    "{name} exists and can't be removed, another process has it, or choose another \
-                     name: {error}"
+                    "{name} exists and can't be removed, choose another name: {error}"
                 )));
             }
         }
@@ -302,7 +304,10 @@ fn clear(
     // Opening shows whether anybody serves it.
     let node = open_node(name)?;
     let state = settings.state.as_ref().and_then(|path| State::read(path, name));
-    if !settings.replace {
+    // What leaves the bus is not there by name any more, long before its driver has let go: until
+    // what it waits for has failed. As it was to go, nobody need ask for that.
+    let is_leaving = !sysfs::is_on_bus(name);
+    if !is_leaving && !settings.replace {
         return Err(EndError::Driver(format!(
             "{name} is on the vDPA bus, nobody serves it, and how far it was is not known: \
              replace=on removes it first, and requests that wait there fail"
@@ -318,6 +323,9 @@ fn clear(
     };
     super::bus::abandon(name, &node, refuser)?;
     drop(node);
+    if is_leaving {
+        tracing::info!("{name}: removed, as an earlier process had begun to; what waited fails");
+    }
     remove(control, settings)
 }
 

@@ -66,6 +66,8 @@ pub(super) struct Server {
     phase: Phase,
     /// Another process has made it, and maybe had it attached.
     resumed: bool,
+    /// People have been told what it is.
+    announced: bool,
     bus: Option<Pending>,
     /// As the kernel has it, or is about to.
     status: Status,
@@ -94,7 +96,6 @@ impl Server {
     ) -> Result<Self, EndError> {
         let Made { node, resumed, record, state } = made;
         let name = &settings.name;
-        let phase = if record.attached { Phase::Attached } else { Phase::Attaching };
         let system = || EndError::system(format!("serving {name}"));
         let epoll = Epoll::new().map_err(system())?;
         let timer = Timer::new().map_err(system())?;
@@ -120,8 +121,11 @@ impl Server {
             stop,
             epoll,
             timer,
-            phase,
+            // Even if it is on the bus: the process that was killed may have begun to take it off,
+            // and then it goes when its driver has let go. The answer tells.
+            phase: Phase::Attaching,
             resumed,
+            announced: false,
             bus: None,
             status: record.status,
             memory: None,
@@ -141,9 +145,7 @@ impl Server {
         if self.resumed {
             self.resume()?;
         }
-        if self.phase == Phase::Attaching {
-            self.call_bus(Call::Attach)?;
-        }
+        self.call_bus(Call::Attach)?;
         let mut ready = Vec::new();
         let mut ending = None;
         while self.phase != Phase::Off {
@@ -169,7 +171,7 @@ impl Server {
 
     /// Goes on where another process was killed.
     fn resume(&mut self) -> Result<(), EndError> {
-        if self.phase == Phase::Attached {
+        if self.state.as_ref().is_some_and(|state| state.record.attached) {
             self.announce(", resumed");
         }
         if self.status.has(Status::DRIVER_OK) {
@@ -186,6 +188,7 @@ impl Server {
         tracing::info!("{name} is attached: {}{how}", told.join(", "));
         let names: Vec<String> = found.into_iter().map(sysfs::Appeared::into_name).collect();
         (self.attached)(&names);
+        self.announced = true;
     }
 
     fn is_ending(&self) -> bool {
@@ -237,20 +240,19 @@ impl Server {
         let Some(result) = self.bus.as_ref().and_then(Pending::result) else { return };
         let Some(pending) = self.bus.take() else { return };
         self.epoll.remove(&pending);
-        let has_attached = match &result {
-            Ok(()) => true,
-            // The call of the process that was killed is over.
-            Err(error) => self.resumed && error.kind() == std::io::ErrorKind::AlreadyExists,
-        };
+        // An error, and it is there: by the call of the process that was killed, which is over.
+        let is_theirs = result.is_err() && self.resumed && sysfs::is_on_bus(&self.name);
         match (pending.call, result) {
-            (Call::Attach, Err(error)) if !has_attached => {
+            (Call::Attach, Err(error)) if !is_theirs => {
                 self.phase = Phase::Off;
                 self.fail(EndError::Driver(bus::explain(Call::Attach, &self.name, &error)));
             }
             (Call::Attach, _) => {
                 self.phase = Phase::Attached;
                 self.note(|record| record.attached = true);
-                self.announce("");
+                if !(is_theirs && self.announced) {
+                    self.announce("");
+                }
             }
             (Call::Detach, result) => {
                 self.phase = Phase::Off;

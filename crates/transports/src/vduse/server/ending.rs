@@ -23,7 +23,8 @@ impl Server {
 
     /// Fails what waits, if the driver has been waited for long enough since `ending` began.
     pub(super) fn refuse_if_due(&mut self, ending: Instant) {
-        let due = self.phase == Phase::Detaching
+        // A driver that is still finding its disk is not taken away before it has.
+        let due = matches!(self.phase, Phase::Attaching | Phase::Detaching)
             && self.status.has(Status::DRIVER_OK)
             && ending.elapsed() >= self.patience
             && refuse::waits_for_requests(self.device.identity().device);
