@@ -44,6 +44,10 @@ pub fn cases(all: bool) -> Vec<Case> {
         rows.push(("guest 6.12, verilog whose clock is locked to accesses, twice", locked));
         rows.push(("guest 6.12, dma engine in verilog by pcie streams, 64 bits", pcie_narrow));
         rows.push(("guest 6.12, dma engine in verilog by pcie streams, other widths", pcie_widths));
+        rows.push((
+            "guest 6.12, verilog by pcie streams that leaves a read without answer",
+            unanswered,
+        ));
         rows.push(("guest 6.12, dma engine in verilog by packets, other widths", tlp_widths));
         rows.push(("guest 6.12, dma engine in verilog by packets, vfio and interrupts", tlp_vfio));
         rows.push(("guest 6.12, dma engine in verilog by packets, by messages", tlp_unshared));
@@ -166,6 +170,39 @@ fn pcie_widths(lab: &Lab) -> Result<()> {
     at_widths(lab, "dma_pcie", PCIE, &["WIDTH=128", "WIDTH=256"])
 }
 
+/// A design that takes one read at a time, and never answers those of its last register: the
+/// harness gives them up, and those that then wait, and the write behind them arrives.
+fn unanswered(lab: &Lab) -> Result<()> {
+    let mut source = PCIE.to_owned();
+    for (old, new) in [
+        ("output logic irq,", "output logic irq, pcie_cq_np_req,"),
+        ("!is_write && !cc_busy;", "!is_write && !cc_busy && at != 15;"),
+        ("(is_write || cc_start)) cq_there", "(is_write || cc_start || at == 15)) cq_there"),
+        (
+            "assign irq = pending;",
+            "assign irq = pending;
+             logic was_on;
+             always_ff @(posedge clk) was_on <= rst_n;
+             assign pcie_cq_np_req =
+                 rst_n && !was_on || cc_start || cq_there && is_write && at == 15;",
+        ),
+    ] {
+        ensure!(source.matches(old).count() == 1, "the design has not one {old:?}");
+        source = source.replace(old, new);
+    }
+    let mut card = Card::start(lab, "dma_pcie", &source, &["-G", "WIDTH=64"])?;
+    let poke = cards::driver(lab, "poke", cards::POKE)?;
+    let mut guest = card.plug(Guest::plan(lab, "6.12").own_program(&poke)?).boot()?;
+    let id = guest.shell.run("poke 1234:0da7 r 0")?;
+    ensure!(id.trim() == "0x414d4456", "before, the register is {id:?}");
+    let lost = guest.shell.run("poke 1234:0da7 r 0x3c r 0x30 w 0x3c 5")?;
+    ensure!(lost.trim() == "0xffffffff\n0xffffffff", "without an answer they are {lost:?}");
+    // Two million cycles later at most.
+    let again = "poke 1234:0da7 u 0 0x414d4456";
+    guest.shell.run(&format!("{again} || {again} || {again}"))?;
+    card.is_well()
+}
+
 /// Completions come in any order and in pieces of any length.
 fn tlp(lab: &Lab) -> Result<()> {
     let slow = ["-G", "WIDTH=256", "--set", "latency=20", "--set", "stalls=30"];
@@ -205,7 +242,8 @@ fn tlp_vfio(lab: &Lab) -> Result<()> {
     vfio(lab, "dma_tlp", TLP, "WIDTH=512")
 }
 
-/// By messages a driver that waits for the interrupt finds what was written before it.
+/// By messages a driver that waits for the interrupt finds what was written before it; the one of
+/// MSI-X is a pulse of one cycle, while those writes are under way.
 fn tlp_unshared(lab: &Lab) -> Result<()> {
     let plan = plan(lab)?.without_shared_memory();
     vfio_in(lab, plan, "dma_tlp", TLP, "WIDTH=128")

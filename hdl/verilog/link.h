@@ -15,8 +15,9 @@ struct Link {
     uint64_t msi_address = 0;
     uint32_t msi_data = 0;
     bool has_msix = false;
-    // Writes of the design that host memory has not got yet: interrupts wait for them.
-    unsigned writes = 0;
+    // Writes that the design has sent in packets, and those of them that host memory has got: an
+    // interrupt waits for those that were begun before it.
+    uint64_t writes_begun = 0, writes_done = 0;
 
     unsigned payload_code() const { return device_control >> 5 & 7; }
     unsigned request_code() const { return device_control >> 12 & 7; }
@@ -27,9 +28,9 @@ struct Link {
     // To be called when the port has let the model in, at a reset, and after each change.
     void refresh(viaduct_device *dev)
     {
-        unsigned kept = writes;
+        uint64_t begun = writes_begun, done = writes_done;
         *this = Link();
-        writes = kept;
+        writes_begun = begun, writes_done = done;
         command = get<uint16_t>(dev, 4);
         uint8_t at = get<uint16_t>(dev, 6) & 0x10 ? get<uint8_t>(dev, 0x34) : 0;
         // As many as have room; a list that goes round ends there.

@@ -27,8 +27,7 @@ void tlp_sideband(Stream &s, const Packet &packet, bool is_first, bool is_last, 
 template <class Wires> class TlpStreams {
 public:
     TlpStreams(Wires wires, viaduct_device *dev, const Pace &pace, Link &link)
-        : rx(wires.rx()), tx(wires.tx()), dev(dev), pace(pace), accesses(dev, pace),
-          memory(dev, pace, link)
+        : rx(wires.rx()), tx(wires.tx()), pace(pace), accesses(dev, pace), memory(dev, pace, link)
     {
     }
 
@@ -51,6 +50,8 @@ public:
 
     void drive()
     {
+        accesses.expire();
+        memory.advance();
         if (!rx.is_busy()) {
             // Neither waits for the other for ever.
             Completion completion;
@@ -173,14 +174,13 @@ private:
             return memory.complain("a message on tx that is not of a line: lost");
         unsigned line = 1u << (code & 3);
         lines = code & 4 ? lines & ~line : lines | line;
-        viaduct_line(dev, lines != 0);
+        memory.set_line(lines != 0);
     }
 
     static unsigned byte_count(uint32_t dword) { return dword & 0xfff ? dword & 0xfff : 4096; }
 
     PacketSource<typename Wires::Rx> rx;
     PacketSink<typename Wires::Tx> tx;
-    viaduct_device *dev;
     const Pace &pace;
     Accesses accesses;
     HostMemory memory;

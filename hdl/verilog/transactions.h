@@ -62,7 +62,13 @@ public:
     bool is_empty() const { return queue.empty(); }
     // Whether the next request is a write.
     bool is_write() const { return !queue.empty() && queue.front().is_write; }
-    void push(Access &&access) { queue.push_back(std::move(access)); }
+
+    void push(Access &&access)
+    {
+        if (queue.empty())
+            since = pace.cycle;
+        queue.push_back(std::move(access));
+    }
 
     void clear()
     {
@@ -73,13 +79,19 @@ public:
         is_sent = false;
     }
 
+    // In each cycle, whether or not the design takes requests: those behind are to have their turn.
+    void expire()
+    {
+        if (queue.empty() || pace.cycle - since <= PATIENCE)
+            return;
+        complaints.add(is_sent ? "the design has not completed a request in time"
+                               : "the design has not taken a request in time");
+        finish_piece(false);
+    }
+
     // Whether there is a request to send: the design gets `into`, and `payload` if it is a write.
     bool next(Request &into, const uint8_t *&payload)
     {
-        if (is_sent && pace.cycle - sent_at > PATIENCE) {
-            complaints.add("the design has not completed a request in time");
-            finish_piece(false);
-        }
         if (queue.empty() || is_sent)
             return false;
         const Access &access = queue.front();
@@ -112,7 +124,7 @@ public:
         payload = words;
         got = 0;
         is_sent = true;
-        sent_at = pace.cycle;
+        since = pace.cycle;
         into = request;
         return true;
     }
@@ -153,6 +165,7 @@ private:
     {
         Access &access = queue.front();
         is_sent = false;
+        since = pace.cycle;
         done += piece;
         if (is_good && done < access.len)
             return;
@@ -172,7 +185,8 @@ private:
     Request request;
     // Of the first access: bytes done, bytes of the piece on its way, of those that have come.
     size_t done = 0, piece = 0, got = 0;
-    uint64_t sent_at = 0;
+    // When it was sent or, until then, could have been.
+    uint64_t since = 0;
     bool is_sent = false;
     uint8_t words[LARGEST + 4] = {};
 };
@@ -207,8 +221,19 @@ public:
     void clear()
     {
         reads.clear();
+        for (const Write &write : writes)
+            link.writes_done += !write.is_interrupt();
         writes.clear();
-        link.writes = 0;
+        if (is_raised)
+            viaduct_line(dev, is_raised = false);
+    }
+
+    // Whether the design's lines are up, once the writes before are done.
+    void set_line(bool up)
+    {
+        writes.emplace_back();
+        writes.back().line = up;
+        advance();
     }
 
     void read(const Request &request)
@@ -251,7 +276,7 @@ public:
         if (vector >= 0) {
             writes.emplace_back();
             writes.back().vector = vector;
-            return start_writes();
+            return advance();
         }
         auto is_on = [&](size_t n) {
             unsigned enables = n < 4 ? request.first : n >= len - 4 ? request.last : 15;
@@ -266,14 +291,41 @@ public:
                 write_run(request.address + n, data + n, end - n);
             n = end + 1;
         }
-        start_writes();
+        advance();
+    }
+
+    // Writes, in order; an interrupt waits for those before it. In each cycle.
+    void advance()
+    {
+        size_t n = 0;
+        for (Write &write : writes) {
+            if (write.is_interrupt() || n++ == MOST_WRITES)
+                break;
+            if (write.is_started)
+                continue;
+            write.is_started = true;
+            // Posted: the design does not hear how it ends.
+            if (viaduct_host_write_start(dev, write.address, write.data.data(), write.data.size(),
+                                         Write::done, &write))
+                write.is_done = true;
+        }
+        for (; !writes.empty(); writes.pop_front()) {
+            const Write &write = writes.front();
+            if (write.vector >= 0)
+                viaduct_msi(dev, unsigned(write.vector));
+            else if (write.line >= 0)
+                viaduct_line(dev, is_raised = write.line);
+            else if (write.is_done)
+                link.writes_done++;
+            else
+                return;
+        }
     }
 
     // Whether there is a completion to send. Its data lasts until the next call.
     bool next(Completion &into)
     {
         finished.clear();
-        start_writes();
         auto read = reads.begin();
         while (read != reads.end() && !is_ready(*read) && pace.stalls)
             ++read;
@@ -301,13 +353,14 @@ private:
         std::vector<uint8_t> data;
     };
 
-    // Or an interrupt, with its vector.
+    // Or an interrupt: the vector of an MSI, or 1 or 0 for the line.
     struct Write {
         uint64_t address = 0;
-        int vector = -1;
+        int vector = -1, line = -1;
         bool is_started = false, is_done = false;
         std::vector<uint8_t> data;
 
+        bool is_interrupt() const { return vector >= 0 || line >= 0; }
         static void done(void *arg, int) { static_cast<Write *>(arg)->is_done = true; }
     };
 
@@ -371,31 +424,7 @@ private:
         writes.emplace_back();
         writes.back().address = address;
         writes.back().data.assign(data, data + len);
-        link.writes++;
-    }
-
-    // In order; an interrupt waits for the writes before it.
-    void start_writes()
-    {
-        size_t n = 0;
-        for (Write &write : writes) {
-            if (write.vector >= 0 || n++ == MOST_WRITES)
-                break;
-            if (write.is_started)
-                continue;
-            write.is_started = true;
-            // Posted: the design does not hear how it ends.
-            if (viaduct_host_write_start(dev, write.address, write.data.data(), write.data.size(),
-                                         Write::done, &write))
-                write.is_done = true;
-        }
-        while (!writes.empty() && (writes.front().is_done || writes.front().vector >= 0)) {
-            if (writes.front().vector >= 0)
-                viaduct_msi(dev, unsigned(writes.front().vector));
-            else
-                link.writes--;
-            writes.pop_front();
-        }
+        link.writes_begun++;
     }
 
     // One time in so many.
@@ -415,6 +444,8 @@ private:
     // Lists: their addresses are lent.
     std::list<Read> reads, finished;
     std::list<Write> writes;
+    // By a message of the design's.
+    bool is_raised = false;
     uint32_t seed = 88172645u;
 };
 

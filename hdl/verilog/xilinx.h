@@ -100,6 +100,8 @@ public:
 
     void drive()
     {
+        accesses.expire();
+        memory.advance();
         Request request;
         const uint8_t *payload;
         if (!cq.is_busy() && may_ask() && accesses.next(request, payload))

@@ -1,13 +1,13 @@
 // The DMA engine of examples/dma with transaction layer packets as they are, 64 to 512 bits a beat:
 // four reads outstanding, their completions in any order and any number of pieces, a ring of 1 KiB
-// between what comes and what goes, MSI as a memory write.
+// between what comes and what goes, MSI as a memory write, MSI-X by a pulse.
 // viaduct: id=1234:0da7 bar0=4K intx=on msi=1 msix=1
 module dma_tlp #(parameter WIDTH = 128, parameter DW = WIDTH / 32) (
     input  logic clk, rst_n,
     output logic irq,
     input  logic [2:0] cfg_max_read_req,
     input  logic [7:0] cfg_bus_number,
-    input  logic cfg_msi_enable,
+    input  logic cfg_msi_enable, cfg_interrupt_msix_enable,
     input  logic [63:0] cfg_msi_address,
     input  logic [31:0] cfg_msi_data,
     input  logic [WIDTH-1:0] rx_tdata,
@@ -75,7 +75,7 @@ module dma_tlp #(parameter WIDTH = 128, parameter DW = WIDTH / 32) (
         [2:6], [12:15]: value = regs[at[3:0]];
         default:        value = 0;
     endcase
-    assign irq = pending && !cfg_msi_enable;
+    assign irq = cfg_interrupt_msix_enable ? finished : pending && !cfg_msi_enable;
 
     always_ff @(posedge clk) begin
         if (in_there && is_write && at inside {[2:6], [12:15]})
