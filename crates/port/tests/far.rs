@@ -102,6 +102,16 @@ fn start(path: &Path, rig: &Rig) -> Running {
     Running::start(path.to_owned(), move || Habits::new(resets))
 }
 
+/// A session whose far model has answered a driver, and then was killed.
+fn killed_in_use(rig: &Rig, path: &Path, gate: &Arc<Listener>) -> (Session, driver::Client) {
+    let session = Session::new(&rig.models, gate, None);
+    let running = start(path, rig);
+    let mut driver = rig.driver(&memory(), true);
+    until(&mut driver, 0x40, 0);
+    running.kill();
+    (session, driver)
+}
+
 fn patient() -> PortOptions {
     // Two more processes between the driver and the answer.
     PortOptions { deadline: 10 * DEADLINE, ..PortOptions::default() }
@@ -154,11 +164,7 @@ fn a_far_model_copies_host_memory_and_a_cut_stream_is_a_model_that_died() {
 fn a_far_model_that_dies_ends_the_session_and_so_does_one_that_takes_nothing() {
     let rig = Rig::new(patient);
     let (_folder, path, gate) = gate();
-    let session = Session::new(&rig.models, &gate, None);
-    let running = start(&path, &rig);
-    let mut driver = rig.driver(&memory(), true);
-    until(&mut driver, 0x40, 0);
-    running.kill();
+    let (session, mut driver) = killed_in_use(&rig, &path, &gate);
     let [machine, model] = session.ends();
     assert!(matches!(machine, FarError::Gone | FarError::System(_)), "{machine}");
     assert!(matches!(model, FarError::LocalGone), "{model}");
@@ -288,11 +294,7 @@ fn a_machine_withstands_any_far_model() {
     let hello = hello();
     let (_folder, path, gate) = gate();
     // Somebody has to come first, for there to be a port at all.
-    let session = Session::new(&rig.models, &gate, None);
-    let running = start(&path, &rig);
-    let mut driver = rig.driver(&memory(), true);
-    until(&mut driver, 0x40, 0);
-    running.kill();
+    let (session, driver) = killed_in_use(&rig, &path, &gate);
     drop(session);
     let driver = std::sync::Mutex::new(driver);
     let heard = any_frames(ANSWERS);
